@@ -1,0 +1,21 @@
+//! Compiles the .proto files with protox (no protoc) into prost types and their protobuf JSON mapping.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 3] = ["kith/v1/errors.proto", "kith/v1/frames.proto", "kith/v1/content.proto"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=kith");
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let bytes = descriptors.encode_to_vec();
+    fs::write(out.join("descriptors.bin"), &bytes)?;
+    prost_build::Config::new()
+        // Payloads are slices of the received frame, not copies of it.
+        .bytes(["."])
+        .compile_fds(descriptors)?;
+    pbjson_build::Builder::new().register_descriptors(&bytes)?.build(&[".kith.v1"])?;
+    Ok(())
+}
