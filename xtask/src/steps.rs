@@ -1,0 +1,108 @@
+//! The steps of `cargo xtask test`.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+
+use crate::{
+    conformance, fuzz as fuzzing, python,
+    report::{Step, say},
+    run::{Deadline, Group, cargo, root, run, target},
+};
+
+/// Everything that must pass, the cheap and telling steps first.
+pub(crate) fn everything() -> Vec<Step> {
+    vec![fmt(), build(), unit(), clippy(), doc(), vectors(), model(), conformance(), demo(), fuzz(fuzzing::DEFAULT_SECONDS, None)]
+}
+
+fn step(name: &'static str, minutes: u64, run: impl Fn(Deadline) -> anyhow::Result<()> + 'static) -> Step {
+    Step { name, limit: Duration::from_secs(minutes * 60), essential: false, run: Box::new(run) }
+}
+
+pub(crate) fn fmt() -> Step {
+    step("fmt", 1, |deadline| run(&mut cargo(&["fmt", "--all", "--check"]), deadline))
+}
+
+pub(crate) fn clippy() -> Step {
+    step("clippy", 10, |deadline| run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]), deadline))
+}
+
+pub(crate) fn build() -> Step {
+    let build = step("build", 15, |deadline| run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline));
+    Step { essential: true, ..build }
+}
+
+pub(crate) fn unit() -> Step {
+    step("unit", 20, |deadline| {
+        run(&mut cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"]), deadline)?;
+        run(&mut cargo(&["test", "--workspace", "--doc"]), deadline)
+    })
+}
+
+pub(crate) fn doc() -> Step {
+    step("doc", 5, |deadline| run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"), deadline))
+}
+
+pub(crate) fn vectors() -> Step {
+    step("vectors", 6, |deadline| {
+        let folder = root().join("client-sdk/crypto/vectors");
+        let python = python::environment("vectors", &folder.join("requirements.txt"), deadline)?;
+        run(Command::new(python).args(["make_vectors.py", "--check"]).current_dir(folder), deadline)
+    })
+}
+
+pub(crate) fn model() -> Step {
+    step("model", 6, |deadline| run(Command::new("bash").arg("check.sh").current_dir(root().join("client-sdk/crypto/model")), deadline))
+}
+
+pub(crate) fn conformance() -> Step {
+    step("conformance", 5, conformance::run_client)
+}
+
+pub(crate) fn demo() -> Step {
+    step("demo", 2, |deadline| {
+        let mut child = Group::spawn(Command::new(target().join("debug/kith")).arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()))
+            .context("cannot start kith demo; build first")?;
+        let mut last = String::new();
+        // The pipe ends with the process, and the process ends by itself or at the deadline below.
+        let lines = BufReader::new(child.stdout().context("the output was piped")?);
+        let reader = std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                say(&line);
+                last = line;
+            }
+            last
+        });
+        let status = child.wait(deadline)?;
+        let last = reader.join().map_err(|_| anyhow::anyhow!("reading the transcript failed"))?;
+        if !status.success() || last != "demo: ok" {
+            bail!("{status}, last line {last:?}");
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn fuzz(seconds: u64, target: Option<String>) -> Step {
+    step("fuzz", 15 + seconds, move |deadline| fuzzing::run_targets(seconds, target.as_deref(), deadline))
+}
+
+/// The forms of the issue, one after the other; each prints a table and its JSON line.
+const BENCHES: [&[&str]; 5] = [
+    &["direct", "--spawn", "--pairs", "500", "--window", "10", "--size", "256", "--seconds", "20", "--json"],
+    &["direct", "--spawn", "--pairs", "500", "--rate", "1000", "--size", "256", "--seconds", "20", "--json"],
+    &["idle", "--spawn", "--connections", "15000", "--json"],
+    &["login", "--spawn", "--concurrency", "64", "--seconds", "10", "--json"],
+    &["catchup", "--spawn", "--messages", "100000", "--json"],
+];
+
+pub(crate) fn bench() -> Step {
+    step("bench", 40, |deadline| {
+        run(&mut cargo(&["build", "--release", "--workspace"]), deadline)?;
+        let program = target().join("release/kith");
+        BENCHES.iter().try_for_each(|form| run(Command::new(&program).arg("bench").args(*form), deadline))
+    })
+}
