@@ -4,6 +4,7 @@
 //! Not here: rules, storage, sockets, configuration. Both sides of every wire depend on this crate and on nothing else of each other.
 
 pub mod id;
+pub mod rest;
 
 /// The generated types of package `kith.v1`. The .proto files hold the rules that govern each frame.
 #[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic, unused_qualifications)]
