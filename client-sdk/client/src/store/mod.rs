@@ -1,0 +1,3 @@
+//! The store.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader;
