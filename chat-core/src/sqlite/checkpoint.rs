@@ -1,0 +1,98 @@
+//! Moves committed pages from the write-ahead log into the database file, on a thread and a connection of its own, so that a commit never does.
+//!
+//! Most of the work is a passive checkpoint, which runs beside the writer. Under continuous load that alone never lets the write-ahead log start over,
+//! so once it is long the last few pages are copied while the writer is held between two transactions for that moment.
+
+use std::{path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+
+use parking_lot::{Condvar, Mutex};
+use rusqlite::Connection;
+
+use super::{Durability, connection};
+
+/// Estimated bytes written after which a checkpoint is worth its syncs.
+const WORTHWHILE: usize = 8 << 20;
+/// Frames in the write-ahead log (of 4 KiB) from which on it is made to start over: 16 MiB.
+const LONG: i64 = 4096;
+/// A quiet database is checkpointed this long after its last commit.
+const QUIET: Duration = Duration::from_secs(20);
+
+/// Shared by the writer and the checkpoint thread.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    state: Mutex<State>,
+    wake: Condvar,
+    /// Held by the writer during a transaction and by the checkpoint while it starts the log over.
+    pub(crate) turn: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    written: usize,
+    closed: bool,
+}
+
+impl Pace {
+    /// The writer has committed about this many bytes.
+    pub(crate) fn committed(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        let before = state.written;
+        state.written += bytes;
+        if before == 0 || (before < WORTHWHILE && state.written >= WORTHWHILE) {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits until a checkpoint is due; false when closed.
+    fn due(&self) -> bool {
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return false;
+            }
+            if state.written >= WORTHWHILE {
+                break;
+            }
+            if state.written == 0 {
+                self.wake.wait(&mut state);
+            } else if self.wake.wait_for(&mut state, QUIET).timed_out() {
+                break;
+            }
+        }
+        state.written = 0;
+        !state.closed
+    }
+}
+
+/// Starts the thread.
+pub(crate) fn start(path: &Path, durability: Durability, pace: Arc<Pace>) -> Result<Option<JoinHandle<()>>, rusqlite::Error> {
+    let db = connection::checkpointer(path, durability)?;
+    Ok(std::thread::Builder::new().name("kith-db-check".to_owned()).spawn(move || run(&db, &pace)).ok())
+}
+
+fn run(db: &Connection, pace: &Pace) {
+    while pace.due() {
+        let passive = checkpoint(db, "PASSIVE");
+        let outcome = match passive {
+            Ok(frames) if frames >= LONG => {
+                let _turn = pace.turn.lock();
+                checkpoint(db, "RESTART")
+            }
+            other => other,
+        };
+        // A full disk fails here as well; nothing is lost by trying again after the next commits.
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "checkpoint failed");
+        }
+    }
+}
+
+/// Returns the frames in the write-ahead log.
+fn checkpoint(db: &Connection, mode: &str) -> Result<i64, rusqlite::Error> {
+    db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(1))
+}
