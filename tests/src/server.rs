@@ -1,0 +1,236 @@
+//! The `kith` program as a process of its own: started, watched, killed, started again.
+
+use std::{
+    env,
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::{rest::Rest, shim::Faults, wait};
+
+/// A server that has not answered `/readyz` by then has failed. Generous: the machine may be busy with other tests.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// A process that was told to end has ended by then.
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Limits that many people behind one address would run into. Stories about limits ask for the server's own.
+const WIDE_LIMITS: &[(&str, &str)] = &[];
+
+/// A server with a folder and an address that stay the same over restarts.
+#[derive(Debug)]
+pub struct Server {
+    home: TempDir,
+    port: u16,
+    settings: Vec<(String, String)>,
+    faults: Option<Faults>,
+    child: Option<Child>,
+}
+
+/// How to start a server.
+#[derive(Debug, Default)]
+pub struct Options {
+    settings: Vec<(String, String)>,
+    power_cut: Option<(u8, u64)>,
+    disk: bool,
+    own_limits: bool,
+}
+
+impl Options {
+    /// The usual server.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With this in its environment.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With the limits it has by default.
+    #[must_use]
+    pub fn own_limits(mut self) -> Self {
+        self.own_limits = true;
+        self
+    }
+
+    /// SIGKILL loses what was not synced, but for `leak_percent` of the blocks.
+    #[must_use]
+    pub fn power_cut(mut self, leak_percent: u8, seed: u64) -> Self {
+        self.power_cut = Some((leak_percent, seed));
+        self
+    }
+
+    /// The disk can be filled.
+    #[must_use]
+    pub fn small_disk(mut self) -> Self {
+        self.disk = true;
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub async fn start(self) -> anyhow::Result<Server> {
+        let home = tempfile::tempdir()?;
+        let data = home.path().join("data");
+        fs::create_dir(&data)?;
+        let faults = match self.power_cut {
+            Some((leak, seed)) => Some(Faults::torn_power_cut(&data, leak, seed)),
+            None => self.disk.then(|| Faults::none(&data)),
+        };
+        let limits = if self.own_limits { &[] } else { WIDE_LIMITS };
+        let settings = limits.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(self.settings).collect();
+        let mut server = Server { home, port: free_port()?, settings, faults, child: None };
+        server.start().await?;
+        Ok(server)
+    }
+}
+
+impl Server {
+    /// `http://127.0.0.1:port`.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its REST interface.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn rest(&self) -> anyhow::Result<Rest> {
+        Rest::new(&self.origin())
+    }
+
+    /// The folder with its data.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// Everything it has printed and logged so far, over all its lives.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn log(&self) -> anyhow::Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.log_file())?).into_owned())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.home.path().join("log")
+    }
+
+    /// What is wrong with its disk.
+    ///
+    /// # Errors
+    /// If it was started on a sound one.
+    pub fn faults(&self) -> anyhow::Result<&Faults> {
+        self.faults.as_ref().context("this server has a sound disk")
+    }
+
+    /// The process, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Starts it again (or at first) and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it runs already or does not get ready; the error shows the end of its log.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "the server runs already");
+        let log = File::options().create(true).append(true).open(self.log_file())?;
+        let mut command = Command::new(program()?);
+        command
+            .arg("serve")
+            .env("KITH_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("KITH_DATA", self.data())
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.home.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
+        if let Some(faults) = &self.faults {
+            command.envs(faults.environment()?);
+        }
+        self.child = Some(command.spawn()?);
+        self.ready().await
+    }
+
+    async fn ready(&mut self) -> anyhow::Result<()> {
+        let rest = self.rest()?;
+        let child = self.child.as_mut().context("the server was started")?;
+        let ready = wait::until("/readyz says 200", READY_WITHIN, async || {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(Err(status));
+            }
+            let answer = rest.raw(reqwest::Method::GET, "/readyz", None, None).await;
+            answer.is_ok_and(|(status, ..)| status == 200).then_some(Ok(()))
+        })
+        .await;
+        match ready {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => bail!("the server ended with {status}:\n{}", self.log_tail()),
+            Err(error) => bail!("{error}:\n{}", self.log_tail()),
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log().unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// SIGKILL; returns when the process is gone.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.take().context("the server does not run")?.kill().await.context("cannot kill the server")
+    }
+
+    /// SIGTERM; does not wait.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        let pid = self.pid().context("the server does not run")?;
+        let status = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
+        ensure!(status.success(), "cannot signal the server");
+        Ok(())
+    }
+
+    /// Waits for its end after [`Server::terminate`] and returns whether it was an orderly one.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub async fn ended(&mut self) -> anyhow::Result<bool> {
+        let mut child = self.child.take().context("the server does not run")?;
+        Ok(wait::within("the server's end", GONE_WITHIN, child.wait()).await??.success())
+    }
+}
+
+/// `kith`, beside the folder of the test programs. Cargo builds it with `--workspace --all-targets`.
+fn program() -> anyhow::Result<PathBuf> {
+    let test = env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).context("test programs are in target/PROFILE/deps")?;
+    let program = folder.join("kith");
+    ensure!(program.exists(), "{} is missing: cargo build --workspace --all-targets", program.display());
+    Ok(program)
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
