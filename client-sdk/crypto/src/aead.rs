@@ -12,62 +12,30 @@ pub(crate) const TAG_LEN: usize = 16;
 pub(crate) struct NotAuthentic;
 
 /// Encrypts `out[from..]` in place and appends the tag.
-pub(crate) fn seal(
-    key: &Secret<32>,
-    nonce: &[u8; 12],
-    associated: &[u8],
-    out: &mut Vec<u8>,
-    from: usize,
-) {
+pub(crate) fn seal(key: &Secret<32>, nonce: &[u8; 12], associated: &[u8], out: &mut Vec<u8>, from: usize) {
     let cipher = ChaCha20Poly1305::new(key.expose().into());
-    append(
-        cipher.encrypt_inout_detached(&Nonce::from(*nonce), associated, (&mut out[from..]).into()),
-        out,
-    );
+    append(cipher.encrypt_inout_detached(&Nonce::from(*nonce), associated, (&mut out[from..]).into()), out);
 }
 
 /// Decrypts `buffer` (ciphertext and tag) in place and gives the length of the plaintext at its front.
-pub(crate) fn open(
-    key: &Secret<32>,
-    nonce: &[u8; 12],
-    associated: &[u8],
-    buffer: &mut [u8],
-) -> Result<usize, NotAuthentic> {
+pub(crate) fn open(key: &Secret<32>, nonce: &[u8; 12], associated: &[u8], buffer: &mut [u8]) -> Result<usize, NotAuthentic> {
     let cipher = ChaCha20Poly1305::new(key.expose().into());
     let (text, tag) = split_tag(buffer)?;
-    cipher
-        .decrypt_inout_detached(&Nonce::from(*nonce), associated, text.into(), &tag)
-        .map_err(|_| NotAuthentic)?;
+    cipher.decrypt_inout_detached(&Nonce::from(*nonce), associated, text.into(), &tag).map_err(|_| NotAuthentic)?;
     Ok(buffer.len() - TAG_LEN)
 }
 
 /// [`seal`] with XChaCha20-Poly1305, whose long nonce may be drawn at random without counting.
-pub(crate) fn xseal(
-    key: &Secret<32>,
-    nonce: &[u8; 24],
-    associated: &[u8],
-    out: &mut Vec<u8>,
-    from: usize,
-) {
+pub(crate) fn xseal(key: &Secret<32>, nonce: &[u8; 24], associated: &[u8], out: &mut Vec<u8>, from: usize) {
     let cipher = XChaCha20Poly1305::new(key.expose().into());
-    append(
-        cipher.encrypt_inout_detached(&XNonce::from(*nonce), associated, (&mut out[from..]).into()),
-        out,
-    );
+    append(cipher.encrypt_inout_detached(&XNonce::from(*nonce), associated, (&mut out[from..]).into()), out);
 }
 
 /// [`open`] with XChaCha20-Poly1305.
-pub(crate) fn xopen(
-    key: &Secret<32>,
-    nonce: &[u8; 24],
-    associated: &[u8],
-    buffer: &mut [u8],
-) -> Result<usize, NotAuthentic> {
+pub(crate) fn xopen(key: &Secret<32>, nonce: &[u8; 24], associated: &[u8], buffer: &mut [u8]) -> Result<usize, NotAuthentic> {
     let cipher = XChaCha20Poly1305::new(key.expose().into());
     let (text, tag) = split_tag(buffer)?;
-    cipher
-        .decrypt_inout_detached(&XNonce::from(*nonce), associated, text.into(), &tag)
-        .map_err(|_| NotAuthentic)?;
+    cipher.decrypt_inout_detached(&XNonce::from(*nonce), associated, text.into(), &tag).map_err(|_| NotAuthentic)?;
     Ok(buffer.len() - TAG_LEN)
 }
 
@@ -80,8 +48,6 @@ fn append(tag: Result<Tag, chacha20poly1305::Error>, out: &mut Vec<u8>) {
 }
 
 fn split_tag(buffer: &mut [u8]) -> Result<(&mut [u8], Tag), NotAuthentic> {
-    let (text, tag) = buffer
-        .split_last_chunk_mut::<TAG_LEN>()
-        .ok_or(NotAuthentic)?;
+    let (text, tag) = buffer.split_last_chunk_mut::<TAG_LEN>().ok_or(NotAuthentic)?;
     Ok((text, Tag::from(*tag)))
 }

@@ -50,10 +50,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let (head, rest) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or(FormatError::Truncated)?;
+        let (head, rest) = self.0.split_first_chunk::<N>().ok_or(FormatError::Truncated)?;
         self.0 = rest;
         Ok(*head)
     }
@@ -90,12 +87,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A count that the rest of the input really holds, `width` bytes each, so that it may be allocated.
-    pub(crate) fn count(
-        &mut self,
-        max: usize,
-        width: usize,
-        field: &'static str,
-    ) -> Result<usize, FormatError> {
+    pub(crate) fn count(&mut self, max: usize, width: usize, field: &'static str) -> Result<usize, FormatError> {
         let count = usize::from(self.u16()?);
         if count > max {
             return Err(FormatError::OutOfRange(field));
@@ -111,11 +103,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) const fn finish(self) -> Result<(), FormatError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(FormatError::Trailing)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(FormatError::Trailing) }
     }
 }
 
@@ -151,10 +139,7 @@ impl StateWriter {
     }
 
     pub(crate) fn put(&mut self, bytes: &[u8]) -> &mut Self {
-        debug_assert!(
-            self.0.len() + bytes.len() + CHECK_LEN <= self.0.capacity(),
-            "payload length was too small"
-        );
+        debug_assert!(self.0.len() + bytes.len() + CHECK_LEN <= self.0.capacity(), "payload length was too small");
         self.0.extend_from_slice(bytes);
         self
     }
@@ -189,9 +174,7 @@ impl StateWriter {
 
 /// Checks kind, version and damage, and gives a reader over the payload.
 pub(crate) fn read_state(kind: StateKind, bytes: &[u8]) -> Result<Reader<'_>, StateError> {
-    let (framed, check) = bytes
-        .split_last_chunk::<CHECK_LEN>()
-        .ok_or(FormatError::Truncated)?;
+    let (framed, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(FormatError::Truncated)?;
     let mut reader = Reader::new(framed);
     let (stored_kind, version) = (reader.u8()?, reader.u8()?);
     if state_check(framed) != *check {

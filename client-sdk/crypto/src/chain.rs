@@ -29,23 +29,14 @@ impl ChainOwner {
     /// `h_0 = SHA-256("kith/v1/chain0" ‖ conversation ‖ account_id ‖ device_id ‖ incarnation)`.
     #[must_use]
     pub fn start(&self) -> [u8; 32] {
-        let parts: [&[u8]; 5] = [
-            b"kith/v1/chain0",
-            self.conversation.as_bytes(),
-            self.account.as_bytes(),
-            self.device.as_bytes(),
-            self.incarnation.as_bytes(),
-        ];
+        let parts: [&[u8]; 5] =
+            [b"kith/v1/chain0", self.conversation.as_bytes(), self.account.as_bytes(), self.device.as_bytes(), self.incarnation.as_bytes()];
         sha256(&parts)
     }
 
     fn write(&self, writer: &mut StateWriter) {
-        writer
-            .put(self.conversation.as_bytes())
-            .put(self.account.as_bytes());
-        writer
-            .put(self.device.as_bytes())
-            .put(self.incarnation.as_bytes());
+        writer.put(self.conversation.as_bytes()).put(self.account.as_bytes());
+        writer.put(self.device.as_bytes()).put(self.incarnation.as_bytes());
     }
 
     fn read(reader: &mut crate::bytes::Reader<'_>) -> Result<Self, StateError> {
@@ -81,11 +72,7 @@ impl SenderChain {
     /// The chain before its first message.
     #[must_use]
     pub fn new(owner: ChainOwner) -> Self {
-        Self {
-            owner,
-            k: 0,
-            h: owner.start(),
-        }
+        Self { owner, k: 0, h: owner.start() }
     }
 
     /// Whose chain it is.
@@ -108,11 +95,7 @@ impl SenderChain {
 
     /// k and prev for the next content: a checkpoint repeats the last ones, everything else moves on (§9.34).
     pub(crate) fn place(&self, kind: u8) -> Result<(u64, [u8; 32]), CounterExhausted> {
-        let k = if kind == KIND_CHECKPOINT {
-            Some(self.k)
-        } else {
-            self.k.checked_add(1)
-        };
+        let k = if kind == KIND_CHECKPOINT { Some(self.k) } else { self.k.checked_add(1) };
         k.map(|k| (k, self.h)).ok_or(CounterExhausted)
     }
 
@@ -121,11 +104,7 @@ impl SenderChain {
         if kind == KIND_CHECKPOINT {
             return self.clone();
         }
-        Self {
-            owner: self.owner,
-            k: self.k + 1,
-            h: chain_hash(&self.h, c_k),
-        }
+        Self { owner: self.owner, k: self.k + 1, h: chain_hash(&self.h, c_k) }
     }
 
     /// The state to store.
@@ -143,11 +122,7 @@ impl SenderChain {
     /// [`StateError`] if the bytes are not exactly what [`Self::to_bytes`] gave.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
         let mut reader = read_state(StateKind::SenderChain, bytes)?;
-        let chain = Self {
-            owner: ChainOwner::read(&mut reader)?,
-            k: reader.u64()?,
-            h: reader.array()?,
-        };
+        let chain = Self { owner: ChainOwner::read(&mut reader)?, k: reader.u64()?, h: reader.array()? };
         reader.finish()?;
         Ok(chain)
     }
@@ -204,13 +179,7 @@ impl ReceiverChain {
     /// Judges a message against the chain known so far (`None` if nothing of it came yet), and gives the chain after it:
     /// `None` if it stays as it is. `since` is what the slice says.
     #[must_use]
-    pub fn judge(
-        known: Option<&Self>,
-        owner: ChainOwner,
-        head: &ContentHead,
-        c_k: &[u8; 32],
-        since: u64,
-    ) -> (Verdict, Option<Self>) {
+    pub fn judge(known: Option<&Self>, owner: ChainOwner, head: &ContentHead, c_k: &[u8; 32], since: u64) -> (Verdict, Option<Self>) {
         if head.kind == KIND_CHECKPOINT {
             return Self::judge_checkpoint(known, owner, head, since);
         }
@@ -230,78 +199,34 @@ impl ReceiverChain {
             if !constant_time_eq(&head.prev, &known.h) {
                 return (Verdict::Fork, None);
             }
-            return (
-                Verdict::InOrder,
-                Some(Self {
-                    owner,
-                    k: head.k,
-                    h,
-                    verified_from: known.verified_from,
-                }),
-            );
+            return (Verdict::InOrder, Some(Self { owner, k: head.k, h, verified_from: known.verified_from }));
         }
-        let next = Self {
-            owner,
-            k: head.k,
-            h,
-            verified_from: head.k,
-        };
+        let next = Self { owner, k: head.k, h, verified_from: head.k };
         (missing(expected.max(since), head.k), Some(next))
     }
 
     /// The first message of a chain.
-    fn begin(
-        owner: ChainOwner,
-        head: &ContentHead,
-        c_k: &[u8; 32],
-        since: u64,
-    ) -> (Verdict, Option<Self>) {
+    fn begin(owner: ChainOwner, head: &ContentHead, c_k: &[u8; 32], since: u64) -> (Verdict, Option<Self>) {
         let from_start = head.k == 1;
         if head.k == 0 || (from_start && !constant_time_eq(&head.prev, &owner.start())) {
             return (Verdict::Fork, None);
         }
-        let next = Self {
-            owner,
-            k: head.k,
-            h: chain_hash(&head.prev, c_k),
-            verified_from: head.k,
-        };
-        let verdict = if from_start {
-            Verdict::InOrder
-        } else {
-            missing(since.max(1), head.k)
-        };
+        let next = Self { owner, k: head.k, h: chain_hash(&head.prev, c_k), verified_from: head.k };
+        let verdict = if from_start { Verdict::InOrder } else { missing(since.max(1), head.k) };
         (verdict, Some(next))
     }
 
     /// A checkpoint repeats the sender's last k and h: a larger k shows a withheld tail.
-    fn judge_checkpoint(
-        known: Option<&Self>,
-        owner: ChainOwner,
-        head: &ContentHead,
-        since: u64,
-    ) -> (Verdict, Option<Self>) {
+    fn judge_checkpoint(known: Option<&Self>, owner: ChainOwner, head: &ContentHead, since: u64) -> (Verdict, Option<Self>) {
         let (k, h) = known.map_or_else(|| (0, owner.start()), |chain| (chain.k, chain.h));
         if head.k < k {
             return (Verdict::CheckpointEarlier, None);
         }
         if head.k == k {
             let same = constant_time_eq(&head.prev, &h);
-            return (
-                if same {
-                    Verdict::CheckpointAgrees
-                } else {
-                    Verdict::Fork
-                },
-                None,
-            );
+            return (if same { Verdict::CheckpointAgrees } else { Verdict::Fork }, None);
         }
-        let next = Self {
-            owner,
-            k: head.k,
-            h: head.prev,
-            verified_from: head.k + 1,
-        };
+        let next = Self { owner, k: head.k, h: head.prev, verified_from: head.k + 1 };
         let verdict = match missing((k + 1).max(since), head.k + 1) {
             // `since` is above everything sent so far: nothing was addressed to this device yet.
             Verdict::Anchored => Verdict::CheckpointAgrees,
@@ -331,19 +256,8 @@ impl ReceiverChain {
     /// The chain's end, for a checkpoint.
     #[must_use]
     pub const fn head(&self) -> ChainHead {
-        let ChainOwner {
-            account,
-            device,
-            incarnation,
-            ..
-        } = self.owner;
-        ChainHead {
-            account,
-            device,
-            incarnation,
-            k: self.k,
-            h: self.h,
-        }
+        let ChainOwner { account, device, incarnation, .. } = self.owner;
+        ChainHead { account, device, incarnation, k: self.k, h: self.h }
     }
 
     /// The state to store.
@@ -351,10 +265,7 @@ impl ReceiverChain {
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut writer = StateWriter::new(StateKind::ReceiverChain, 64 + 48);
         self.owner.write(&mut writer);
-        writer
-            .put_u64(self.k)
-            .put(&self.h)
-            .put_u64(self.verified_from);
+        writer.put_u64(self.k).put(&self.h).put_u64(self.verified_from);
         writer.finish()
     }
 
@@ -365,12 +276,7 @@ impl ReceiverChain {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, StateError> {
         let mut reader = read_state(StateKind::ReceiverChain, bytes)?;
         let owner = ChainOwner::read(&mut reader)?;
-        let chain = Self {
-            owner,
-            k: reader.u64()?,
-            h: reader.array()?,
-            verified_from: reader.u64()?,
-        };
+        let chain = Self { owner, k: reader.u64()?, h: reader.array()?, verified_from: reader.u64()? };
         reader.finish()?;
         Ok(chain)
     }
@@ -378,11 +284,7 @@ impl ReceiverChain {
 
 /// The verdict on a message at `k` when everything addressed from `from` on should have come before.
 const fn missing(from: u64, k: u64) -> Verdict {
-    if from < k {
-        Verdict::Gap { from, to: k - 1 }
-    } else {
-        Verdict::Anchored
-    }
+    if from < k { Verdict::Gap { from, to: k - 1 } } else { Verdict::Anchored }
 }
 
 #[cfg(test)]

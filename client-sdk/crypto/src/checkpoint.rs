@@ -72,11 +72,7 @@ impl Checkpoint {
         let mut out = Vec::with_capacity(42 + self.heads.len() * HEAD_LEN);
         out.extend_from_slice(&self.view.seq.to_be_bytes());
         out.extend_from_slice(&self.view.hash);
-        out.extend_from_slice(
-            &u16::try_from(self.heads.len())
-                .unwrap_or(u16::MAX)
-                .to_be_bytes(),
-        );
+        out.extend_from_slice(&u16::try_from(self.heads.len()).unwrap_or(u16::MAX).to_be_bytes());
         for head in &self.heads {
             out.extend_from_slice(head.account.as_bytes());
             out.extend_from_slice(head.device.as_bytes());
@@ -93,10 +89,7 @@ impl Checkpoint {
     /// [`FormatError`] if lengths or the count are wrong or the heads do not ascend strictly.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes);
-        let view = LogView {
-            seq: reader.u64()?,
-            hash: reader.array()?,
-        };
+        let view = LogView { seq: reader.u64()?, hash: reader.array()? };
         let count = reader.count(MAX_HEADS, HEAD_LEN, "checkpoint heads")?;
         let mut heads = Vec::with_capacity(count);
         for _ in 0..count {
@@ -120,13 +113,7 @@ impl Checkpoint {
 /// 50 messages or 24 hours received without having sent. `jitter_ms` is added to the time so that answers do not betray
 /// when a message was decrypted.
 #[must_use]
-pub const fn checkpoint_due(
-    unanswered: u32,
-    oldest_unanswered_ms: u64,
-    first_of_session: bool,
-    jitter_ms: u64,
-    now_ms: u64,
-) -> bool {
+pub const fn checkpoint_due(unanswered: u32, oldest_unanswered_ms: u64, first_of_session: bool, jitter_ms: u64, now_ms: u64) -> bool {
     if unanswered == 0 {
         return false;
     }
@@ -155,10 +142,7 @@ mod tests {
 
     #[test]
     fn heads_ascend_strictly() {
-        let view = LogView {
-            seq: 7,
-            hash: [1; 32],
-        };
+        let view = LogView { seq: 7, hash: [1; 32] };
         let checkpoint = Checkpoint::new(view, vec![head(2, 1), head(1, 9)]).unwrap();
         let bytes = checkpoint.to_bytes();
         assert_eq!(Checkpoint::from_bytes(&bytes).unwrap(), checkpoint);

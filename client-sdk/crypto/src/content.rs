@@ -61,10 +61,7 @@ impl ContentHead {
             prev: reader.array()?,
             client_msg_id: ClientMsgId::from_bytes(reader.array()?),
             salt: reader.array()?,
-            view: LogView {
-                seq: reader.u64()?,
-                hash: reader.array()?,
-            },
+            view: LogView { seq: reader.u64()?, hash: reader.array()? },
             list_version: reader.u64()?,
             list_hash: reader.array()?,
             kind: reader.u8()?,
@@ -83,10 +80,7 @@ pub struct Content {
 
 impl core::fmt::Debug for Content {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Content")
-            .field("k", &self.head.k)
-            .field("kind", &self.head.kind)
-            .finish_non_exhaustive()
+        f.debug_struct("Content").field("k", &self.head.k).field("kind", &self.head.kind).finish_non_exhaustive()
     }
 }
 
@@ -95,9 +89,7 @@ impl Content {
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let len = CONTENT_HEAD_LEN + self.body.len();
-        let mut out = Zeroizing::new(Vec::with_capacity(
-            len.next_power_of_two().max(crate::padding::MIN_BUCKET) * 2 + 16,
-        ));
+        let mut out = Zeroizing::new(Vec::with_capacity(len.next_power_of_two().max(crate::padding::MIN_BUCKET) * 2 + 16));
         self.head.write(&mut out);
         out.extend_from_slice(&self.body);
         out
@@ -110,10 +102,7 @@ impl Content {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader::new(bytes);
         let head = ContentHead::read(&mut reader)?;
-        Ok(Self {
-            head,
-            body: Zeroizing::new(reader.rest().to_vec()),
-        })
+        Ok(Self { head, body: Zeroizing::new(reader.rest().to_vec()) })
     }
 }
 
@@ -146,9 +135,6 @@ mod tests {
         let mut content = Content::from_bytes(&[0x41; 300]).unwrap();
         content.body = Zeroizing::new(b"canary".to_vec());
         let shown = format!("{content:?}");
-        assert!(
-            !shown.contains("canary") && !shown.contains("99, 97, 110"),
-            "{shown}"
-        );
+        assert!(!shown.contains("canary") && !shown.contains("99, 97, 110"), "{shown}");
     }
 }

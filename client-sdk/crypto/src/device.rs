@@ -5,9 +5,7 @@ use crate::hash::sha256;
 use crate::id::{AccountId, DeviceId};
 use crate::identity::AccountIdentity;
 use crate::secret::{Secret, opaque_debug};
-use crate::sign::{
-    Label, SIGNATURE_LEN, Signature, SignatureError, SigningKey, VerifyingKey, signed_string,
-};
+use crate::sign::{Label, SIGNATURE_LEN, Signature, SignatureError, SigningKey, VerifyingKey, signed_string};
 use crate::x25519::{DhPublic, DhSecret};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
@@ -32,28 +30,13 @@ opaque_debug!(DeviceKeys);
 impl DeviceKeys {
     /// Draws the keys of a new device (32 random bytes each for signing, sessions, MLS).
     pub fn random<R: CryptoRng + ?Sized>(rng: &mut R, device_id: DeviceId) -> Self {
-        Self::from_secrets(
-            device_id,
-            &Secret::random(rng),
-            Secret::random(rng),
-            &Secret::random(rng),
-        )
+        Self::from_secrets(device_id, &Secret::random(rng), Secret::random(rng), &Secret::random(rng))
     }
 
     /// The keys with these private bytes.
     #[must_use]
-    pub fn from_secrets(
-        device_id: DeviceId,
-        signing: &Secret<32>,
-        agreement: Secret<32>,
-        mls: &Secret<32>,
-    ) -> Self {
-        Self {
-            device_id,
-            signing: SigningKey::from_seed(signing),
-            agreement: DhSecret::from_secret(agreement),
-            mls: SigningKey::from_seed(mls),
-        }
+    pub fn from_secrets(device_id: DeviceId, signing: &Secret<32>, agreement: Secret<32>, mls: &Secret<32>) -> Self {
+        Self { device_id, signing: SigningKey::from_seed(signing), agreement: DhSecret::from_secret(agreement), mls: SigningKey::from_seed(mls) }
     }
 
     /// The device these keys belong to.
@@ -85,23 +68,12 @@ impl DeviceKeys {
     /// This device as a party to handshakes, under the identity key its account has now.
     #[must_use]
     pub fn party(&self, account_id: AccountId, identity: VerifyingKey) -> Party {
-        Party {
-            account_id,
-            identity,
-            device_id: self.device_id,
-            signing: self.signing.public(),
-            agreement: self.agreement.public(),
-        }
+        Party { account_id, identity, device_id: self.device_id, signing: self.signing.public(), agreement: self.agreement.public() }
     }
 
     /// Agrees to be certified: the half of the certificate that the device signs.
     #[must_use]
-    pub fn request_certificate(
-        &self,
-        account_id: AccountId,
-        identity: VerifyingKey,
-        since_version: u64,
-    ) -> CertificateRequest {
+    pub fn request_certificate(&self, account_id: AccountId, identity: VerifyingKey, since_version: u64) -> CertificateRequest {
         let certificate = Certificate {
             account_id,
             identity,
@@ -111,25 +83,16 @@ impl DeviceKeys {
             mls: self.mls.public(),
             since_version,
         };
-        let acceptance = self
-            .signing
-            .sign(Label::DeviceAccept, &[&certificate.fields()]);
-        CertificateRequest {
-            certificate,
-            acceptance,
-        }
+        let acceptance = self.signing.sign(Label::DeviceAccept, &[&certificate.fields()]);
+        CertificateRequest { certificate, acceptance }
     }
 
     /// The state to store.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut writer = StateWriter::new(StateKind::Device, 16 + 3 * 32);
-        writer
-            .put(self.device_id.as_bytes())
-            .put(self.signing.seed().expose());
-        writer
-            .put(self.agreement.secret().expose())
-            .put(self.mls.seed().expose());
+        writer.put(self.device_id.as_bytes()).put(self.signing.seed().expose());
+        writer.put(self.agreement.secret().expose()).put(self.mls.seed().expose());
         writer.finish()
     }
 
@@ -168,13 +131,8 @@ impl Party {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; PARTY_LEN] {
         let mut out = [0; PARTY_LEN];
-        let parts: [&[u8]; 5] = [
-            self.account_id.as_bytes(),
-            self.identity.as_bytes(),
-            self.device_id.as_bytes(),
-            self.signing.as_bytes(),
-            self.agreement.as_bytes(),
-        ];
+        let parts: [&[u8]; 5] =
+            [self.account_id.as_bytes(), self.identity.as_bytes(), self.device_id.as_bytes(), self.signing.as_bytes(), self.agreement.as_bytes()];
         let mut at = 0;
         for part in parts {
             out[at..at + part.len()].copy_from_slice(part);
@@ -237,10 +195,7 @@ impl Certificate {
     }
 }
 
-pub(crate) fn read_key(
-    reader: &mut Reader<'_>,
-    field: &'static str,
-) -> Result<VerifyingKey, FormatError> {
+pub(crate) fn read_key(reader: &mut Reader<'_>, field: &'static str) -> Result<VerifyingKey, FormatError> {
     VerifyingKey::from_bytes(reader.array()?).map_err(|_| FormatError::OutOfRange(field))
 }
 
@@ -264,22 +219,13 @@ impl AccountIdentity {
     ///
     /// # Errors
     /// [`SignatureError`] if the request is for other keys than this account's or the device did not sign it.
-    pub fn certify(
-        &self,
-        request: &CertificateRequest,
-    ) -> Result<SignedCertificate, SignatureError> {
+    pub fn certify(&self, request: &CertificateRequest) -> Result<SignedCertificate, SignatureError> {
         let certificate = request.certificate;
         if certificate.account_id != self.account_id() || certificate.identity != self.public() {
             return Err(SignatureError::BadKey);
         }
-        let signature = self
-            .signing_key()
-            .sign(Label::Device, &[&certificate.fields()]);
-        let signed = SignedCertificate {
-            certificate,
-            signature,
-            acceptance: request.acceptance,
-        };
+        let signature = self.signing_key().sign(Label::Device, &[&certificate.fields()]);
+        let signed = SignedCertificate { certificate, signature, acceptance: request.acceptance };
         signed.verify()?;
         Ok(signed)
     }
@@ -306,23 +252,15 @@ impl SignedCertificate {
     /// [`SignatureError::BadSignature`] if either does not verify.
     pub fn verify(&self) -> Result<(), SignatureError> {
         let fields = self.certificate.fields();
-        self.certificate
-            .identity
-            .verify(Label::Device, &[&fields], &self.signature)?;
-        self.certificate
-            .signing
-            .verify(Label::DeviceAccept, &[&fields], &self.acceptance)
+        self.certificate.identity.verify(Label::Device, &[&fields], &self.signature)?;
+        self.certificate.signing.verify(Label::DeviceAccept, &[&fields], &self.acceptance)
     }
 
     /// What a device list holds of it: SHA-256(device signed string ‖ AIK signature ‖ device-accept signature) (§9.6).
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         let statement = signed_string(Label::Device, &[&self.certificate.fields()]);
-        sha256(&[
-            &statement,
-            self.signature.as_bytes(),
-            self.acceptance.as_bytes(),
-        ])
+        sha256(&[&statement, self.signature.as_bytes(), self.acceptance.as_bytes()])
     }
 
     /// fields ‖ AIK signature ‖ device-accept signature.
@@ -345,11 +283,7 @@ impl SignedCertificate {
         let signature = Signature::from_bytes(reader.array()?);
         let acceptance = Signature::from_bytes(reader.array()?);
         reader.finish()?;
-        Ok(Self {
-            certificate,
-            signature,
-            acceptance,
-        })
+        Ok(Self { certificate, signature, acceptance })
     }
 }
 
@@ -374,21 +308,10 @@ mod tests {
         assert_eq!(certificate.verify(), Ok(()));
         let bytes = certificate.to_bytes();
         assert_eq!(SignedCertificate::from_bytes(&bytes).unwrap(), certificate);
-        for at in [
-            0,
-            CERTIFICATE_FIELDS_LEN - 1,
-            CERTIFICATE_FIELDS_LEN,
-            CERTIFICATE_LEN - 64,
-        ] {
+        for at in [0, CERTIFICATE_FIELDS_LEN - 1, CERTIFICATE_FIELDS_LEN, CERTIFICATE_LEN - 64] {
             let mut changed = bytes;
             changed[at] ^= 1;
-            assert!(
-                SignedCertificate::from_bytes(&changed)
-                    .unwrap()
-                    .verify()
-                    .is_err(),
-                "byte {at}"
-            );
+            assert!(SignedCertificate::from_bytes(&changed).unwrap().verify().is_err(), "byte {at}");
         }
     }
 
@@ -397,10 +320,7 @@ mod tests {
         let (account, device, _) = certified();
         let stranger = AccountIdentity::create(&mut rng(2), None);
         let request = device.request_certificate(account.account_id(), account.public(), 1);
-        assert_eq!(
-            stranger.certify(&request).unwrap_err(),
-            SignatureError::BadKey
-        );
+        assert_eq!(stranger.certify(&request).unwrap_err(), SignatureError::BadKey);
     }
 
     #[test]

@@ -41,18 +41,9 @@ impl AccountIdentity {
     /// Signs the list that follows `previous` (`None` for the account's first) and names the certified devices.
     /// The entries are sorted here.
     #[must_use]
-    pub fn sign_list(
-        &self,
-        previous: Option<&TrustedList>,
-        devices: &[SignedCertificate],
-        issued_at: u64,
-    ) -> SignedDeviceList {
-        let (version, prev_hash) =
-            previous.map_or((1, [0; 32]), |list| (list.version() + 1, *list.hash()));
-        let entry = |cert: &SignedCertificate| ListEntry {
-            device_id: cert.certificate().device_id,
-            certificate: cert.hash(),
-        };
+    pub fn sign_list(&self, previous: Option<&TrustedList>, devices: &[SignedCertificate], issued_at: u64) -> SignedDeviceList {
+        let (version, prev_hash) = previous.map_or((1, [0; 32]), |list| (list.version() + 1, *list.hash()));
+        let entry = |cert: &SignedCertificate| ListEntry { device_id: cert.certificate().device_id, certificate: cert.hash() };
         let mut entries: Vec<ListEntry> = devices.iter().map(entry).collect();
         entries.sort_by_key(|entry| entry.device_id);
         self.sign_list_as_given(version, prev_hash, issued_at, entries)
@@ -61,13 +52,7 @@ impl AccountIdentity {
     /// Signs exactly these fields, for test vectors and for tests of what receivers refuse.
     #[doc(hidden)]
     #[must_use]
-    pub fn sign_list_as_given(
-        &self,
-        version: u64,
-        prev_hash: [u8; 32],
-        issued_at: u64,
-        entries: Vec<ListEntry>,
-    ) -> SignedDeviceList {
+    pub fn sign_list_as_given(&self, version: u64, prev_hash: [u8; 32], issued_at: u64, entries: Vec<ListEntry>) -> SignedDeviceList {
         let mut list = SignedDeviceList {
             account_id: self.account_id(),
             identity: self.public(),
@@ -119,8 +104,7 @@ impl SignedDeviceList {
     /// # Errors
     /// [`SignatureError::BadSignature`] if it does not verify.
     pub fn verify_signature(&self) -> Result<(), SignatureError> {
-        self.identity
-            .verify(Label::Devices, &[&self.fields()], &self.signature)
+        self.identity.verify(Label::Devices, &[&self.fields()], &self.signature)
     }
 
     fn fields(&self) -> Vec<u8> {
@@ -131,11 +115,7 @@ impl SignedDeviceList {
         out.extend_from_slice(&self.version.to_be_bytes());
         out.extend_from_slice(&self.prev_hash);
         out.extend_from_slice(&self.issued_at.to_be_bytes());
-        out.extend_from_slice(
-            &u16::try_from(self.entries.len())
-                .unwrap_or(u16::MAX)
-                .to_be_bytes(),
-        );
+        out.extend_from_slice(&u16::try_from(self.entries.len()).unwrap_or(u16::MAX).to_be_bytes());
         for entry in &self.entries {
             out.extend_from_slice(entry.device_id.as_bytes());
             out.extend_from_slice(&entry.certificate);
@@ -167,23 +147,11 @@ impl SignedDeviceList {
         }
         let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
-            entries.push(ListEntry {
-                device_id: DeviceId::from_bytes(reader.array()?),
-                certificate: reader.array()?,
-            });
+            entries.push(ListEntry { device_id: DeviceId::from_bytes(reader.array()?), certificate: reader.array()? });
         }
         let signature = Signature::from_bytes(reader.array()?);
         reader.finish()?;
-        Ok(Self {
-            account_id,
-            identity,
-            recovery,
-            version,
-            prev_hash,
-            issued_at,
-            entries,
-            signature,
-        })
+        Ok(Self { account_id, identity, recovery, version, prev_hash, issued_at, entries, signature })
     }
 }
 
@@ -202,12 +170,7 @@ pub struct SignedRotation {
 impl RecoveryKey {
     /// Replaces the identity key of `current` and this recovery key itself.
     #[must_use]
-    pub fn rotate(
-        &self,
-        current: &TrustedList,
-        new_identity: VerifyingKey,
-        new_recovery: Option<VerifyingKey>,
-    ) -> SignedRotation {
+    pub fn rotate(&self, current: &TrustedList, new_identity: VerifyingKey, new_recovery: Option<VerifyingKey>) -> SignedRotation {
         let mut rotation = SignedRotation {
             account_id: current.account_id(),
             old_identity: current.identity(),
@@ -217,9 +180,7 @@ impl RecoveryKey {
             prev_hash: *current.hash(),
             signature: Signature::from_bytes([0; 64]),
         };
-        rotation.signature = self
-            .signing_key()
-            .sign(Label::Rotate, &[&rotation.fields()]);
+        rotation.signature = self.signing_key().sign(Label::Rotate, &[&rotation.fields()]);
         rotation
     }
 }
@@ -294,12 +255,7 @@ impl DeviceKeys {
     /// Leaves the account at the list version that still names this device.
     #[must_use]
     pub fn leave(&self, account_id: AccountId, version: u64) -> SignedLeave {
-        let mut leave = SignedLeave {
-            account_id,
-            device_id: self.device_id(),
-            version,
-            signature: Signature::from_bytes([0; 64]),
-        };
+        let mut leave = SignedLeave { account_id, device_id: self.device_id(), version, signature: Signature::from_bytes([0; 64]) };
         leave.signature = self.signing_key().sign(Label::Leave, &[&leave.fields()]);
         leave
     }

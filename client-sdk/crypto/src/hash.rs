@@ -21,8 +21,7 @@ pub(crate) fn hmac_byte(key: &Secret<32>, byte: u8) -> Secret<32> {
     let mut mac = Hmac::<Sha256>::new(block.expose().into());
     mac.update(&[byte]);
     let mut out = Secret::zeroed();
-    out.expose_mut()
-        .copy_from_slice(&mac.finalize().into_bytes());
+    out.expose_mut().copy_from_slice(&mac.finalize().into_bytes());
     out
 }
 
@@ -34,10 +33,7 @@ pub(crate) fn hkdf<const N: usize>(salt: &[u8; 32], ikm: &[&[u8]], info: &[&[u8]
 /// [`hkdf`] with a salt of any length (the message key step salts with 16 bytes).
 pub(crate) fn hkdf_salted<const N: usize>(salt: &[u8], ikm: &[&[u8]], info: &[&[u8]]) -> Secret<N> {
     const {
-        assert!(
-            N <= 64,
-            "no derivation of this protocol is longer than two blocks"
-        );
+        assert!(N <= 64, "no derivation of this protocol is longer than two blocks");
     };
     let mut extract = HkdfExtract::<Sha256>::new(Some(salt));
     for part in ikm {
@@ -62,19 +58,13 @@ mod tests {
         let salt: Vec<u8> = (0..=0x0c).collect();
         let info: Vec<u8> = (0xf0..=0xf9).collect();
         let okm: Secret<42> = hkdf_salted(&salt, &[&[0x0b; 10], &[0x0b; 12]], &[&info]);
-        assert_eq!(
-            hex::encode(okm.expose()),
-            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
-        );
+        assert_eq!(hex::encode(okm.expose()), "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
     }
 
     #[test]
     fn chain_step_is_plain_hmac() {
         // HMAC-SHA-256 with a 32-byte key of 0x0b over 0x01, computed with Python's hmac module.
         let mk = hmac_byte(&Secret::from_bytes([0x0b; 32]), 1);
-        assert_eq!(
-            hex::encode(mk.expose()),
-            "5471fc0232257251b704afb09e71f2ae3e700f12e2998146ddd6984b5ba287ae"
-        );
+        assert_eq!(hex::encode(mk.expose()), "5471fc0232257251b704afb09e71f2ae3e700f12e2998146ddd6984b5ba287ae");
     }
 }

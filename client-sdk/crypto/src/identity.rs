@@ -20,20 +20,14 @@ pub(crate) fn recovery_from_bytes(bytes: [u8; 32]) -> Result<Option<VerifyingKey
     if bytes == [0; 32] {
         return Ok(None);
     }
-    VerifyingKey::from_bytes(bytes)
-        .map(Some)
-        .map_err(|_| FormatError::OutOfRange("recovery key"))
+    VerifyingKey::from_bytes(bytes).map(Some).map_err(|_| FormatError::OutOfRange("recovery key"))
 }
 
 impl AccountId {
     /// The id that belongs to an account's first pair of identity and recovery keys.
     #[must_use]
     pub fn derive(identity: &VerifyingKey, recovery: Option<&VerifyingKey>) -> Self {
-        let digest = sha256(&[
-            b"kith/v1/account",
-            identity.as_bytes(),
-            &recovery_bytes(recovery),
-        ]);
+        let digest = sha256(&[b"kith/v1/account", identity.as_bytes(), &recovery_bytes(recovery)]);
         let mut id = [0; ID_LEN];
         id.copy_from_slice(&digest[..ID_LEN]);
         Self::from_bytes(id)
@@ -94,25 +88,13 @@ impl AccountIdentity {
     /// A new account with a given identity key.
     #[must_use]
     pub fn from_first_key(key: SigningKey, recovery: Option<VerifyingKey>) -> Self {
-        Self {
-            account_id: AccountId::derive(&key.public(), recovery.as_ref()),
-            key,
-            recovery,
-        }
+        Self { account_id: AccountId::derive(&key.public(), recovery.as_ref()), key, recovery }
     }
 
     /// The identity that a rotation brought in: the account keeps its id.
     #[must_use]
-    pub const fn rotated(
-        account_id: AccountId,
-        key: SigningKey,
-        recovery: Option<VerifyingKey>,
-    ) -> Self {
-        Self {
-            account_id,
-            key,
-            recovery,
-        }
+    pub const fn rotated(account_id: AccountId, key: SigningKey, recovery: Option<VerifyingKey>) -> Self {
+        Self { account_id, key, recovery }
     }
 
     /// The account these keys speak for.
@@ -141,10 +123,7 @@ impl AccountIdentity {
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut writer = StateWriter::new(StateKind::Account, 16 + 32 + 32);
-        writer
-            .put(self.account_id.as_bytes())
-            .put(self.key.seed().expose())
-            .put(&recovery_bytes(self.recovery.as_ref()));
+        writer.put(self.account_id.as_bytes()).put(self.key.seed().expose()).put(&recovery_bytes(self.recovery.as_ref()));
         writer.finish()
     }
 
@@ -158,11 +137,7 @@ impl AccountIdentity {
         let key = SigningKey::from_seed(&Secret::from_bytes(reader.array()?));
         let recovery = recovery_from_bytes(reader.array()?)?;
         reader.finish()?;
-        Ok(Self {
-            account_id,
-            key,
-            recovery,
-        })
+        Ok(Self { account_id, key, recovery })
     }
 }
 
@@ -178,10 +153,7 @@ mod tests {
         for recovery in [None, Some(recovery.public())] {
             let identity = AccountIdentity::create(&mut rng, recovery);
             let read = AccountIdentity::from_bytes(&identity.to_bytes()).unwrap();
-            assert_eq!(
-                read.account_id(),
-                AccountId::derive(&identity.public(), recovery.as_ref())
-            );
+            assert_eq!(read.account_id(), AccountId::derive(&identity.public(), recovery.as_ref()));
             assert_eq!(read.public(), identity.public());
             assert_eq!(read.recovery(), recovery);
         }
@@ -193,23 +165,14 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(AccountIdentity::from_bytes(&bytes[..cut]).is_err());
         }
-        let device = crate::device::DeviceKeys::random(
-            &mut rng(2),
-            crate::id::DeviceId::from_bytes([1; 16]),
-        );
-        assert_eq!(
-            AccountIdentity::from_bytes(&device.to_bytes()).unwrap_err(),
-            StateError::WrongKind
-        );
+        let device = crate::device::DeviceKeys::random(&mut rng(2), crate::id::DeviceId::from_bytes([1; 16]));
+        assert_eq!(AccountIdentity::from_bytes(&device.to_bytes()).unwrap_err(), StateError::WrongKind);
     }
 
     #[test]
     fn a40_debug_shows_no_key() {
         let key = AccountIdentity::create(&mut rng(1), None);
         assert_eq!(format!("{key:?}"), "AccountIdentity { .. }");
-        assert_eq!(
-            format!("{:?}", RecoveryKey::random(&mut rng(1))),
-            "RecoveryKey { .. }"
-        );
+        assert_eq!(format!("{:?}", RecoveryKey::random(&mut rng(1))), "RecoveryKey { .. }");
     }
 }

@@ -145,18 +145,12 @@ pub fn open<R: CryptoRng + ?Sized>(
     now_ms: u64,
 ) -> Result<Incoming, IncomingError> {
     let pair = sessions.pair();
-    if (pair.conversation, pair.account, pair.device)
-        != (envelope.conversation, envelope.account, envelope.device)
-    {
+    if (pair.conversation, pair.account, pair.device) != (envelope.conversation, envelope.account, envelope.device) {
         return Err(IncomingError::SenderMismatch);
     }
     let slice = Slice::parse(envelope.slice)?;
     match sessions.route(&slice) {
-        Route::Known => Ok(open_known(
-            sessions.open(rng, &slice, now_ms)?,
-            chains,
-            envelope,
-        )),
+        Route::Known => Ok(open_known(sessions.open(rng, &slice, now_ms)?, chains, envelope)),
         Route::Unknown => Err(OpenError::UnknownSession.into()),
         Route::FirstContact(_) => {
             let first = first.ok_or(IncomingError::NeedsPrekeys)?;
@@ -170,22 +164,9 @@ fn open_known(opened: OpenedSlice, chains: &[ReceiverChain], envelope: &Envelope
     incoming(opened, message, None)
 }
 
-fn incoming(
-    opened: OpenedSlice,
-    message: Result<OpenedMessage, BodyError>,
-    first_contact: Option<AcceptedFirst>,
-) -> Incoming {
-    let addressing = Addressing {
-        since: opened.plaintext.since,
-        list_hash: opened.plaintext.list_hash,
-    };
-    Incoming {
-        sessions: opened.next,
-        skipped_changed: opened.skipped_changed,
-        addressing,
-        message,
-        first_contact,
-    }
+fn incoming(opened: OpenedSlice, message: Result<OpenedMessage, BodyError>, first_contact: Option<AcceptedFirst>) -> Incoming {
+    let addressing = Addressing { since: opened.plaintext.since, list_hash: opened.plaintext.list_hash };
+    Incoming { sessions: opened.next, skipped_changed: opened.skipped_changed, addressing, message, first_contact }
 }
 
 fn open_first(
@@ -201,25 +182,11 @@ fn open_first(
         return Err(IncomingError::SenderMismatch);
     }
     let peer = first.peer.party_at(envelope.device, versions.sender)?;
-    let own = first
-        .own
-        .party_at(first.keys.device_id(), versions.recipient)?;
-    let accepted = accept(
-        first.keys,
-        &own,
-        &peer,
-        envelope.conversation,
-        slice,
-        first.prekeys,
-        first.replay,
-    )?;
+    let own = first.own.party_at(first.keys.device_id(), versions.recipient)?;
+    let accepted = accept(first.keys, &own, &peer, envelope.conversation, slice, first.prekeys, first.replay)?;
     let new = sessions.open_first(&accepted, slice, now_ms)?;
-    let message =
-        open_message(&new.plaintext, chains, envelope).map_err(IncomingError::FirstBody)?;
-    let highest = chains
-        .iter()
-        .find(|chain| *chain.owner() == message.owner)
-        .map_or(0, ReceiverChain::k);
+    let message = open_message(&new.plaintext, chains, envelope).map_err(IncomingError::FirstBody)?;
+    let highest = chains.iter().find(|chain| *chain.owner() == message.owner).map_or(0, ReceiverChain::k);
     let accepted = accepted_first(&new, first);
     let opened = sessions.joined(new, message.content.head.k >= highest, now_ms);
     Ok(incoming(opened, Ok(message), Some(accepted)))
@@ -230,49 +197,16 @@ fn accepted_first(new: &NewSession, first: FirstContact<'_>) -> AcceptedFirst {
     if first.prekeys.kem.is_one_time() {
         used_up.push(new.ids.kem);
     }
-    AcceptedFirst {
-        replay: first.replay.with(new.th, new.ids.signed),
-        used_up,
-    }
+    AcceptedFirst { replay: first.replay.with(new.th, new.ids.signed), used_up }
 }
 
-fn open_message(
-    slice: &SlicePlaintext,
-    chains: &[ReceiverChain],
-    envelope: &Envelope<'_>,
-) -> Result<OpenedMessage, BodyError> {
-    let Envelope {
-        conversation,
-        account,
-        device,
-        client_msg_id,
-        ..
-    } = *envelope;
-    let content = open_body(
-        slice,
-        BodyAddress {
-            conversation,
-            device,
-            client_msg_id,
-        },
-        envelope.body,
-    )?;
-    let owner = ChainOwner {
-        conversation,
-        account,
-        device,
-        incarnation: content.head.incarnation,
-    };
+fn open_message(slice: &SlicePlaintext, chains: &[ReceiverChain], envelope: &Envelope<'_>) -> Result<OpenedMessage, BodyError> {
+    let Envelope { conversation, account, device, client_msg_id, .. } = *envelope;
+    let content = open_body(slice, BodyAddress { conversation, device, client_msg_id }, envelope.body)?;
+    let owner = ChainOwner { conversation, account, device, incarnation: content.head.incarnation };
     let known = chains.iter().find(|chain| *chain.owner() == owner);
-    let (verdict, chain) =
-        ReceiverChain::judge(known, owner, &content.head, &slice.c_k, slice.since);
-    Ok(OpenedMessage {
-        content,
-        c_k: slice.c_k,
-        owner,
-        verdict,
-        chain,
-    })
+    let (verdict, chain) = ReceiverChain::judge(known, owner, &content.head, &slice.c_k, slice.since);
+    Ok(OpenedMessage { content, c_k: slice.c_k, owner, verdict, chain })
 }
 
 #[cfg(test)]

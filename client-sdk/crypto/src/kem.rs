@@ -72,10 +72,7 @@ impl KemSecret {
 ///
 /// # Errors
 /// [`BadEncapsulationKey`] if `ek` fails the modulus check of FIPS 203.
-pub fn encapsulate<R: CryptoRng + ?Sized>(
-    rng: &mut R,
-    ek: &[u8; EK_LEN],
-) -> Result<(Box<[u8; CT_LEN]>, Secret<32>), BadEncapsulationKey> {
+pub fn encapsulate<R: CryptoRng + ?Sized>(rng: &mut R, ek: &[u8; EK_LEN]) -> Result<(Box<[u8; CT_LEN]>, Secret<32>), BadEncapsulationKey> {
     let key = EncapsulationKey768::new(&(*ek).into()).map_err(|_| BadEncapsulationKey)?;
     let (ct, mut shared) = key.encapsulate_with_rng(rng);
     let secret = Secret::from_bytes(shared.into());
@@ -99,9 +96,6 @@ mod tests {
 
     #[test]
     fn a_key_outside_the_field_is_refused() {
-        assert_eq!(
-            encapsulate(&mut rng(1), &[0xff; EK_LEN]).unwrap_err(),
-            BadEncapsulationKey
-        );
+        assert_eq!(encapsulate(&mut rng(1), &[0xff; EK_LEN]).unwrap_err(), BadEncapsulationKey);
     }
 }

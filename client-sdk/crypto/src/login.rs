@@ -49,10 +49,7 @@ impl Origin {
         if !is_host(host) || authority.len() > MAX_ORIGIN_LEN {
             return Err(LoginError::BadOrigin);
         }
-        Ok(Self(format!(
-            "{scheme}://{}:{port}",
-            host.to_ascii_lowercase()
-        )))
+        Ok(Self(format!("{scheme}://{}:{port}", host.to_ascii_lowercase())))
     }
 
     /// The origin as it is signed.
@@ -81,24 +78,13 @@ fn parse_port(port: &str) -> Result<u16, LoginError> {
     if !port.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(LoginError::BadOrigin);
     }
-    port.parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or(LoginError::BadOrigin)
+    port.parse().ok().filter(|port| *port != 0).ok_or(LoginError::BadOrigin)
 }
 
 fn is_host(host: &str) -> bool {
     let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    match host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        Some(address) => {
-            !address.is_empty()
-                && address
-                    .bytes()
-                    .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
-        }
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => !address.is_empty() && address.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')),
         None => !host.is_empty() && host.bytes().all(name),
     }
 }
@@ -125,12 +111,7 @@ impl LoginStatement {
     ///
     /// # Errors
     /// [`LoginError::OtherOrigin`] or [`LoginError::OutsideTime`].
-    pub fn sign(
-        &self,
-        device: &DeviceKeys,
-        dialled: &Origin,
-        now_ms: u64,
-    ) -> Result<Signature, LoginError> {
+    pub fn sign(&self, device: &DeviceKeys, dialled: &Origin, now_ms: u64) -> Result<Signature, LoginError> {
         if self.origin != *dialled {
             return Err(LoginError::OtherOrigin);
         }
@@ -142,12 +123,7 @@ impl LoginStatement {
     ///
     /// # Errors
     /// [`LoginError`] naming what is wrong.
-    pub fn verify(
-        &self,
-        key: &VerifyingKey,
-        signature: &Signature,
-        now_ms: u64,
-    ) -> Result<(), LoginError> {
+    pub fn verify(&self, key: &VerifyingKey, signature: &Signature, now_ms: u64) -> Result<(), LoginError> {
         self.check_time(now_ms)?;
         key.verify(Label::Login, &[&self.fields()], signature)?;
         Ok(())
@@ -165,11 +141,7 @@ impl LoginStatement {
     pub fn fields(&self) -> Vec<u8> {
         let origin = self.origin.as_str().as_bytes();
         let mut out = Vec::with_capacity(106 + origin.len());
-        out.extend_from_slice(
-            &u16::try_from(origin.len())
-                .unwrap_or(u16::MAX)
-                .to_be_bytes(),
-        );
+        out.extend_from_slice(&u16::try_from(origin.len()).unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(origin);
         out.extend_from_slice(self.account_id.as_bytes());
         out.extend_from_slice(self.device_id.as_bytes());
@@ -190,12 +162,7 @@ mod tests {
 
     fn statement() -> (DeviceKeys, LoginStatement) {
         let secret = || Secret::from_bytes([3; 32]);
-        let device = DeviceKeys::from_secrets(
-            DeviceId::from_bytes([2; 16]),
-            &secret(),
-            secret(),
-            &secret(),
-        );
+        let device = DeviceKeys::from_secrets(DeviceId::from_bytes([2; 16]), &secret(), secret(), &secret());
         let statement = LoginStatement {
             origin: Origin::parse("http://127.0.0.1:7400").unwrap(),
             account_id: AccountId::from_bytes([1; 16]),
@@ -210,27 +177,14 @@ mod tests {
     #[test]
     fn origins_have_one_form() {
         let form = |address| Origin::parse(address).map(|origin| origin.as_str().to_owned());
-        assert_eq!(
-            form("HTTPS://Chat.Example/v1?x#y").unwrap(),
-            "https://chat.example:443"
-        );
+        assert_eq!(form("HTTPS://Chat.Example/v1?x#y").unwrap(), "https://chat.example:443");
         assert_eq!(form("http://localhost").unwrap(), "http://localhost:80");
         assert_eq!(form("wss://a.b:7400/").unwrap(), "wss://a.b:7400");
         assert_eq!(form("http://[::1]:7400").unwrap(), "http://[::1]:7400");
         assert_eq!(form("http://[::1]").unwrap(), "http://[::1]:80");
-        for bad in [
-            "",
-            "a.b",
-            "ftp://a",
-            "http://",
-            "http://:1",
-            "http://u@h",
-            "http://h:0",
-            "http://h:+1",
-            "http://h:99999",
-            "http://ä",
-            "http://[::1",
-        ] {
+        for bad in
+            ["", "a.b", "ftp://a", "http://", "http://:1", "http://u@h", "http://h:0", "http://h:+1", "http://h:99999", "http://ä", "http://[::1"]
+        {
             assert_eq!(form(bad), Err(LoginError::BadOrigin), "{bad}");
         }
     }
@@ -239,54 +193,20 @@ mod tests {
     fn a29_login_is_bound_to_origin_device_and_time() {
         let (device, statement) = statement();
         let signature = statement.sign(&device, &statement.origin, NOW).unwrap();
-        assert_eq!(
-            statement.verify(&device.verifying_key(), &signature, NOW),
-            Ok(())
-        );
+        assert_eq!(statement.verify(&device.verifying_key(), &signature, NOW), Ok(()));
         let other = Origin::parse("http://127.0.0.2:7400").unwrap();
-        assert_eq!(
-            statement.sign(&device, &other, NOW),
-            Err(LoginError::OtherOrigin)
-        );
-        assert_eq!(
-            statement.verify(&device.verifying_key(), &signature, NOW + LOGIN_VALID_MS),
-            Err(LoginError::OutsideTime)
-        );
-        assert_eq!(
-            statement.sign(&device, &statement.origin, NOW - 1),
-            Err(LoginError::OutsideTime)
-        );
+        assert_eq!(statement.sign(&device, &other, NOW), Err(LoginError::OtherOrigin));
+        assert_eq!(statement.verify(&device.verifying_key(), &signature, NOW + LOGIN_VALID_MS), Err(LoginError::OutsideTime));
+        assert_eq!(statement.sign(&device, &statement.origin, NOW - 1), Err(LoginError::OutsideTime));
         for change in [
-            LoginStatement {
-                origin: other,
-                ..statement.clone()
-            },
-            LoginStatement {
-                challenge: [0; 32],
-                ..statement.clone()
-            },
-            LoginStatement {
-                client_nonce: [0; 32],
-                ..statement.clone()
-            },
-            LoginStatement {
-                device_id: DeviceId::from_bytes([9; 16]),
-                ..statement.clone()
-            },
-            LoginStatement {
-                account_id: AccountId::from_bytes([9; 16]),
-                ..statement.clone()
-            },
-            LoginStatement {
-                expires_ms: NOW + 1,
-                ..statement
-            },
+            LoginStatement { origin: other, ..statement.clone() },
+            LoginStatement { challenge: [0; 32], ..statement.clone() },
+            LoginStatement { client_nonce: [0; 32], ..statement.clone() },
+            LoginStatement { device_id: DeviceId::from_bytes([9; 16]), ..statement.clone() },
+            LoginStatement { account_id: AccountId::from_bytes([9; 16]), ..statement.clone() },
+            LoginStatement { expires_ms: NOW + 1, ..statement },
         ] {
-            assert!(
-                change
-                    .verify(&device.verifying_key(), &signature, NOW)
-                    .is_err()
-            );
+            assert!(change.verify(&device.verifying_key(), &signature, NOW).is_err());
         }
     }
 

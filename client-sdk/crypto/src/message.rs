@@ -83,12 +83,7 @@ impl SlicePlaintext {
     pub(crate) fn from_bytes(bytes: &[u8; PLAINTEXT_LEN]) -> Result<Self, FormatError> {
         let mut reader = crate::bytes::Reader::new(bytes);
         let content_key = Secret::from_bytes(reader.array()?);
-        Ok(Self {
-            content_key,
-            c_k: reader.array()?,
-            since: reader.u64()?,
-            list_hash: reader.array()?,
-        })
+        Ok(Self { content_key, c_k: reader.array()?, since: reader.u64()?, list_hash: reader.array()? })
     }
 }
 
@@ -97,11 +92,7 @@ impl SlicePlaintext {
 /// # Errors
 /// [`TooLong`] if the content does not fit the largest bucket.
 #[doc(hidden)]
-pub fn seal_body(
-    key: &Secret<32>,
-    address: BodyAddress,
-    content: &Content,
-) -> Result<(Vec<u8>, [u8; 32]), TooLong> {
+pub fn seal_body(key: &Secret<32>, address: BodyAddress, content: &Content) -> Result<(Vec<u8>, [u8; 32]), TooLong> {
     let bucket = bucket(CONTENT_HEAD_LEN + content.body.len())?;
     // The plaintext is written once, into the buffer that becomes the ciphertext.
     let mut body = Vec::with_capacity(bucket + aead::TAG_LEN);
@@ -118,30 +109,18 @@ pub fn seal_body(
 /// # Errors
 /// [`BodyError`] naming what is wrong.
 #[doc(hidden)]
-pub fn open_body(
-    slice: &SlicePlaintext,
-    address: BodyAddress,
-    body: &[u8],
-) -> Result<Content, BodyError> {
+pub fn open_body(slice: &SlicePlaintext, address: BodyAddress, body: &[u8]) -> Result<Content, BodyError> {
     if body.len() > MAX_BUCKET + aead::TAG_LEN {
         return Err(BodyError::Padding);
     }
     let mut buffer = Zeroizing::new(body.to_vec());
-    let len = aead::open(
-        &slice.content_key,
-        &BODY_NONCE,
-        &address.to_bytes(),
-        &mut buffer,
-    )
-    .map_err(|_| BodyError::NotAuthentic)?;
+    let len = aead::open(&slice.content_key, &BODY_NONCE, &address.to_bytes(), &mut buffer).map_err(|_| BodyError::NotAuthentic)?;
     let bytes = &buffer[..unpadded_len(&buffer[..len]).map_err(|BadPadding| BodyError::Padding)?];
     if !constant_time_eq(&content_hash(bytes), &slice.c_k) {
         return Err(BodyError::OtherContent);
     }
     let content = Content::from_bytes(bytes)?;
-    if content.head.conversation != address.conversation
-        || content.head.client_msg_id != address.client_msg_id
-    {
+    if content.head.conversation != address.conversation || content.head.client_msg_id != address.client_msg_id {
         return Err(BodyError::OtherEnvelope);
     }
     Ok(content)

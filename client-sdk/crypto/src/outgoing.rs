@@ -82,9 +82,7 @@ pub struct Draft<'a> {
 
 impl core::fmt::Debug for Draft<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Draft")
-            .field("kind", &self.kind)
-            .finish_non_exhaustive()
+        f.debug_struct("Draft").field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
@@ -118,6 +116,9 @@ pub struct OutgoingSlice {
     pub versions: Option<ListVersions>,
     /// What to tell the sender, if a session was begun.
     pub freshness: Option<Freshness>,
+    /// Whether the skipped half of this recipient's sessions changed and has to be written too: beginning a session may
+    /// erase an old one.
+    pub skipped_changed: bool,
 }
 
 /// Composes a message. Draws, in this order: 32 bytes of content key, 16 of salt, then for each recipient what its
@@ -136,63 +137,30 @@ pub fn compose<R: CryptoRng + ?Sized>(
     check(sender, chain, recipients)?;
     let content_key = Secret::random(rng);
     let content = content(rng, sender, chain, draft)?;
-    let ContentHead {
-        conversation,
-        client_msg_id,
-        incarnation,
-        k,
-        ..
-    } = content.head;
-    let address = BodyAddress {
-        conversation,
-        device: sender.keys.device_id(),
-        client_msg_id,
-    };
+    let ContentHead { conversation, client_msg_id, incarnation, k, .. } = content.head;
+    let address = BodyAddress { conversation, device: sender.keys.device_id(), client_msg_id };
     let (body, c_k) = seal_body(&content_key, address, &content)?;
     let checkpoint = draft.kind == KIND_CHECKPOINT;
     // A checkpoint takes no place in the chain: the next message is the first that a new device is addressed with.
     let first_k = if checkpoint { k.saturating_add(1) } else { k };
-    let mut plaintext = SlicePlaintext {
-        content_key,
-        c_k,
-        since: 0,
-        list_hash: [0; 32],
-    };
+    let mut plaintext = SlicePlaintext { content_key, c_k, since: 0, list_hash: [0; 32] };
     let mut slices = Vec::with_capacity(recipients.len());
     let mut advanced = Vec::with_capacity(recipients.len());
     for recipient in &*recipients {
         let mut sessions = recipient.sessions.working_copy();
         plaintext.since = sessions.address(incarnation, first_k);
         plaintext.list_hash = *recipient.list.hash();
-        slices.push(seal_for(
-            rng,
-            sender,
-            recipient,
-            &mut sessions,
-            &plaintext,
-            now_ms,
-        )?);
+        slices.push(seal_for(rng, sender, recipient, &mut sessions, &plaintext, now_ms)?);
         advanced.push(sessions);
     }
     for (recipient, sessions) in recipients.iter_mut().zip(advanced) {
         *recipient.sessions = sessions;
     }
     *chain = chain.moved(draft.kind, &c_k);
-    Ok(Outgoing {
-        client_msg_id,
-        checkpoint,
-        k,
-        c_k,
-        body,
-        slices,
-    })
+    Ok(Outgoing { client_msg_id, checkpoint, k, c_k, body, slices })
 }
 
-fn check(
-    sender: Sender<'_>,
-    chain: &SenderChain,
-    recipients: &[Recipient<'_>],
-) -> Result<(), ComposeError> {
+fn check(sender: Sender<'_>, chain: &SenderChain, recipients: &[Recipient<'_>]) -> Result<(), ComposeError> {
     let owner = chain.owner();
     if owner.account != sender.list.account_id() || owner.device != sender.keys.device_id() {
         return Err(ComposeError::Mismatched);
@@ -214,12 +182,7 @@ fn check(
     Ok(())
 }
 
-fn content<R: CryptoRng + ?Sized>(
-    rng: &mut R,
-    sender: Sender<'_>,
-    chain: &SenderChain,
-    draft: Draft<'_>,
-) -> Result<Content, ComposeError> {
+fn content<R: CryptoRng + ?Sized>(rng: &mut R, sender: Sender<'_>, chain: &SenderChain, draft: Draft<'_>) -> Result<Content, ComposeError> {
     let (k, prev) = chain.place(draft.kind)?;
     let head = ContentHead {
         conversation: chain.owner().conversation,
@@ -233,10 +196,7 @@ fn content<R: CryptoRng + ?Sized>(
         list_hash: *sender.list.hash(),
         kind: draft.kind,
     };
-    Ok(Content {
-        head,
-        body: Zeroizing::new(draft.body.to_vec()),
-    })
+    Ok(Content { head, body: Zeroizing::new(draft.body.to_vec()) })
 }
 
 fn seal_for<R: CryptoRng + ?Sized>(
@@ -247,14 +207,10 @@ fn seal_for<R: CryptoRng + ?Sized>(
     plaintext: &SlicePlaintext,
     now_ms: u64,
 ) -> Result<OutgoingSlice, ComposeError> {
-    let versions = ListVersions {
-        sender: sender.list.version(),
-        recipient: recipient.list.version(),
-    };
+    let versions = ListVersions { sender: sender.list.version(), recipient: recipient.list.version() };
+    let generation = sessions.skipped_generation();
     let freshness = match recipient.bundle {
-        Some(bundle) => {
-            Some(sessions.begin(rng, sender.keys, sender.list, bundle, versions, now_ms)?)
-        }
+        Some(bundle) => Some(sessions.begin(rng, sender.keys, sender.list, bundle, versions, now_ms)?),
         None => None,
     };
     let sealed = sessions.seal(rng, plaintext, now_ms)?;
@@ -265,5 +221,6 @@ fn seal_for<R: CryptoRng + ?Sized>(
         bytes: sealed.bytes,
         versions: sealed.versions,
         freshness,
+        skipped_changed: sessions.skipped_generation() != generation,
     })
 }

@@ -28,11 +28,7 @@ pub const fn bucket(len: usize) -> Result<usize, TooLong> {
         return Err(TooLong);
     }
     let padded = (len + 1).next_power_of_two();
-    Ok(if padded < MIN_BUCKET {
-        MIN_BUCKET
-    } else {
-        padded
-    })
+    Ok(if padded < MIN_BUCKET { MIN_BUCKET } else { padded })
 }
 
 /// Pads in place: 80, then zeros up to the bucket.
@@ -51,10 +47,7 @@ pub fn pad(content: &mut Vec<u8>) -> Result<(), TooLong> {
 /// # Errors
 /// [`BadPadding`] unless it is exactly what [`pad`] makes.
 pub fn unpadded_len(padded: &[u8]) -> Result<usize, BadPadding> {
-    let len = padded
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .ok_or(BadPadding)?;
+    let len = padded.iter().rposition(|byte| *byte != 0).ok_or(BadPadding)?;
     let right = padded[len] == 0x80 && bucket(len) == Ok(padded.len());
     if right { Ok(len) } else { Err(BadPadding) }
 }
@@ -66,14 +59,7 @@ mod tests {
 
     #[test]
     fn a42_lengths_fall_into_buckets() {
-        for (len, expected) in [
-            (0, 256),
-            (255, 256),
-            (256, 512),
-            (511, 512),
-            (512, 1024),
-            (32_767, 32_768),
-        ] {
+        for (len, expected) in [(0, 256), (255, 256), (256, 512), (511, 512), (512, 1024), (32_767, 32_768)] {
             assert_eq!(bucket(len), Ok(expected));
         }
         assert_eq!(bucket(32_768), Err(TooLong));

@@ -105,10 +105,7 @@ pub struct SignedPrekey {
 
 impl core::fmt::Debug for SignedPrekey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("SignedPrekey")
-            .field("kind", &self.kind)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("SignedPrekey").field("kind", &self.kind).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -117,23 +114,11 @@ impl SignedPrekey {
     ///
     /// # Errors
     /// [`FormatError::OutOfRange`] if the key has not the length of its kind.
-    pub fn from_parts(
-        kind: PrekeyKind,
-        id: PrekeyId,
-        created_ms: u64,
-        key: Vec<u8>,
-        signature: Signature,
-    ) -> Result<Self, FormatError> {
+    pub fn from_parts(kind: PrekeyKind, id: PrekeyId, created_ms: u64, key: Vec<u8>, signature: Signature) -> Result<Self, FormatError> {
         if key.len() != kind.key_len() {
             return Err(FormatError::OutOfRange("prekey length"));
         }
-        Ok(Self {
-            kind,
-            id,
-            created_ms,
-            key,
-            signature,
-        })
+        Ok(Self { kind, id, created_ms, key, signature })
     }
 
     /// Its kind.
@@ -171,16 +156,8 @@ impl SignedPrekey {
     /// # Errors
     /// [`SignatureError::BadSignature`] if it did not.
     pub fn verify(&self, device: &Party) -> Result<(), SignatureError> {
-        let statement = statement(
-            device.account_id,
-            &device.device_id,
-            self.kind,
-            self.id,
-            self.created_ms,
-        );
-        device
-            .signing
-            .verify(Label::Prekey, &[&statement, &self.key], &self.signature)
+        let statement = statement(device.account_id, &device.device_id, self.kind, self.id, self.created_ms);
+        device.signing.verify(Label::Prekey, &[&statement, &self.key], &self.signature)
     }
 
     /// kind u8 ‖ id u32 ‖ created u64 ‖ key ‖ signature.
@@ -206,24 +183,12 @@ impl SignedPrekey {
         let key = reader.slice(kind.key_len())?.to_vec();
         let signature = Signature::from_bytes(reader.array()?);
         reader.finish()?;
-        Ok(Self {
-            kind,
-            id,
-            created_ms,
-            key,
-            signature,
-        })
+        Ok(Self { kind, id, created_ms, key, signature })
     }
 }
 
 /// account_id ‖ device_id ‖ kind ‖ id ‖ created; the key follows.
-fn statement(
-    account: AccountId,
-    device: &crate::id::DeviceId,
-    kind: PrekeyKind,
-    id: PrekeyId,
-    created_ms: u64,
-) -> [u8; 45] {
+fn statement(account: AccountId, device: &crate::id::DeviceId, kind: PrekeyKind, id: PrekeyId, created_ms: u64) -> [u8; 45] {
     let mut out = [0; 45];
     out[..16].copy_from_slice(account.as_bytes());
     out[16..32].copy_from_slice(device.as_bytes());
@@ -262,38 +227,22 @@ opaque_debug!(PrekeySecret);
 impl PrekeySecret {
     /// Makes a signed X25519 prekey (draws 32 random bytes).
     pub fn signed<R: CryptoRng + ?Sized>(rng: &mut R, id: PrekeyId, now_ms: u64) -> Self {
-        Self {
-            id,
-            created_ms: now_ms,
-            key: PrivateKey::Signed(DhSecret::random(rng)),
-        }
+        Self { id, created_ms: now_ms, key: PrivateKey::Signed(DhSecret::random(rng)) }
     }
 
     /// Makes a one-time X25519 prekey (draws 32 random bytes).
     pub fn one_time<R: CryptoRng + ?Sized>(rng: &mut R, id: PrekeyId, now_ms: u64) -> Self {
-        Self {
-            id,
-            created_ms: now_ms,
-            key: PrivateKey::OneTime(DhSecret::random(rng)),
-        }
+        Self { id, created_ms: now_ms, key: PrivateKey::OneTime(DhSecret::random(rng)) }
     }
 
     /// Makes a one-time KEM prekey (draws 64 random bytes).
     pub fn kem_one_time<R: CryptoRng + ?Sized>(rng: &mut R, id: PrekeyId, now_ms: u64) -> Self {
-        Self {
-            id,
-            created_ms: now_ms,
-            key: PrivateKey::Kem(PrekeyKind::KemOneTime, KemSecret::random(rng)),
-        }
+        Self { id, created_ms: now_ms, key: PrivateKey::Kem(PrekeyKind::KemOneTime, KemSecret::random(rng)) }
     }
 
     /// Makes a last-resort KEM prekey (draws 64 random bytes).
     pub fn kem_last_resort<R: CryptoRng + ?Sized>(rng: &mut R, id: PrekeyId, now_ms: u64) -> Self {
-        Self {
-            id,
-            created_ms: now_ms,
-            key: PrivateKey::Kem(PrekeyKind::KemLastResort, KemSecret::random(rng)),
-        }
+        Self { id, created_ms: now_ms, key: PrivateKey::Kem(PrekeyKind::KemLastResort, KemSecret::random(rng)) }
     }
 
     /// Its id: the row it is stored under.
@@ -311,10 +260,7 @@ impl PrekeySecret {
     /// Whether one session uses it up, so that it is deleted with that session's first commit.
     #[must_use]
     pub const fn is_one_time(&self) -> bool {
-        matches!(
-            self.key,
-            PrivateKey::OneTime(_) | PrivateKey::Kem(PrekeyKind::KemOneTime, _)
-        )
+        matches!(self.key, PrivateKey::OneTime(_) | PrivateKey::Kem(PrekeyKind::KemOneTime, _))
     }
 
     /// Whether it is of a kind that is replaced weekly and its week is over.
@@ -327,10 +273,7 @@ impl PrekeySecret {
     #[must_use]
     pub const fn one_time_public(&self) -> Option<OneTimePrekey> {
         match &self.key {
-            PrivateKey::OneTime(key) => Some(OneTimePrekey {
-                id: self.id,
-                key: key.public(),
-            }),
+            PrivateKey::OneTime(key) => Some(OneTimePrekey { id: self.id, key: key.public() }),
             PrivateKey::Signed(_) | PrivateKey::Kem(..) => None,
         }
     }
@@ -344,40 +287,20 @@ impl PrekeySecret {
             PrivateKey::OneTime(_) => return None,
         };
         let statement = statement(account, &device.device_id(), kind, self.id, self.created_ms);
-        let signature = device
-            .signing_key()
-            .sign(Label::Prekey, &[&statement, &key]);
-        Some(SignedPrekey {
-            kind,
-            id: self.id,
-            created_ms: self.created_ms,
-            key,
-            signature,
-        })
+        let signature = device.signing_key().sign(Label::Prekey, &[&statement, &key]);
+        Some(SignedPrekey { kind, id: self.id, created_ms: self.created_ms, key, signature })
     }
 
     pub(crate) const fn as_signed(&self) -> Option<&DhSecret> {
-        if let PrivateKey::Signed(key) = &self.key {
-            Some(key)
-        } else {
-            None
-        }
+        if let PrivateKey::Signed(key) = &self.key { Some(key) } else { None }
     }
 
     pub(crate) const fn as_one_time(&self) -> Option<&DhSecret> {
-        if let PrivateKey::OneTime(key) = &self.key {
-            Some(key)
-        } else {
-            None
-        }
+        if let PrivateKey::OneTime(key) = &self.key { Some(key) } else { None }
     }
 
     pub(crate) const fn as_kem(&self) -> Option<(PrekeyKind, &KemSecret)> {
-        if let PrivateKey::Kem(kind, key) = &self.key {
-            Some((*kind, key))
-        } else {
-            None
-        }
+        if let PrivateKey::Kem(kind, key) = &self.key { Some((*kind, key)) } else { None }
     }
 
     /// The state to store.
@@ -389,11 +312,7 @@ impl PrekeySecret {
             PrivateKey::Kem(kind, key) => (*kind as u8, key.seed().expose()),
         };
         let mut writer = StateWriter::new(StateKind::PrekeySecret, 13 + secret.len());
-        writer
-            .put_u8(kind)
-            .put_u32(self.id.0)
-            .put_u64(self.created_ms)
-            .put(secret);
+        writer.put_u8(kind).put_u32(self.id.0).put_u64(self.created_ms).put(secret);
         writer.finish()
     }
 
@@ -405,25 +324,17 @@ impl PrekeySecret {
         let mut reader = read_state(StateKind::PrekeySecret, bytes)?;
         let kind = reader.u8()?;
         let (id, created_ms) = (PrekeyId::read(&mut reader)?, reader.u64()?);
-        let mut agreement =
-            || Ok::<_, FormatError>(DhSecret::from_secret(Secret::from_bytes(reader.array()?)));
+        let mut agreement = || Ok::<_, FormatError>(DhSecret::from_secret(Secret::from_bytes(reader.array()?)));
         let key = match kind {
             0 => PrivateKey::OneTime(agreement()?),
             1 => PrivateKey::Signed(agreement()?),
             other => {
                 let kind = PrekeyKind::from_u8(other)?;
-                PrivateKey::Kem(
-                    kind,
-                    KemSecret::from_seed(Secret::from_bytes(reader.array::<KEM_SEED_LEN>()?)),
-                )
+                PrivateKey::Kem(kind, KemSecret::from_seed(Secret::from_bytes(reader.array::<KEM_SEED_LEN>()?)))
             }
         };
         reader.finish()?;
-        Ok(Self {
-            id,
-            created_ms,
-            key,
-        })
+        Ok(Self { id, created_ms, key })
     }
 }
 
@@ -497,31 +408,14 @@ impl PrekeyBundle {
     ///
     /// # Errors
     /// [`BundleError`] naming what is wrong.
-    pub fn verify(
-        &self,
-        device: &Party,
-        newest_seen: Option<PrekeyId>,
-    ) -> Result<VerifiedBundle, BundleError> {
-        let kem_key: &[u8; EK_LEN] = self
-            .kem
-            .key
-            .as_slice()
-            .try_into()
-            .map_err(|_| BundleError::WrongKind)?;
-        let signed_key: &[u8; 32] = self
-            .signed
-            .key
-            .as_slice()
-            .try_into()
-            .map_err(|_| BundleError::WrongKind)?;
+    pub fn verify(&self, device: &Party, newest_seen: Option<PrekeyId>) -> Result<VerifiedBundle, BundleError> {
+        let kem_key: &[u8; EK_LEN] = self.kem.key.as_slice().try_into().map_err(|_| BundleError::WrongKind)?;
+        let signed_key: &[u8; 32] = self.signed.key.as_slice().try_into().map_err(|_| BundleError::WrongKind)?;
         if self.signed.kind != PrekeyKind::Signed || self.kem.kind == PrekeyKind::Signed {
             return Err(BundleError::WrongKind);
         }
         let one_time_id = self.one_time.map(|key| key.id);
-        if self.signed.id == self.kem.id
-            || one_time_id == Some(self.signed.id)
-            || one_time_id == Some(self.kem.id)
-        {
+        if self.signed.id == self.kem.id || one_time_id == Some(self.signed.id) || one_time_id == Some(self.kem.id) {
             return Err(BundleError::WrongKind);
         }
         if newest_seen.is_some_and(|seen| self.signed.id < seen) {

@@ -27,12 +27,7 @@ impl RepairBudget {
     /// The budget after a repair now, or `None` if it is too early for one.
     #[must_use]
     pub fn spend(&self, now_ms: u64) -> Option<Self> {
-        let within = |span: u64| {
-            self.0
-                .iter()
-                .filter(|time| now_ms.saturating_sub(**time) < span)
-                .count()
-        };
+        let within = |span: u64| self.0.iter().filter(|time| now_ms.saturating_sub(**time) < span).count();
         if within(HOUR_MS) > 0 || within(DAY_MS) >= PER_DAY {
             return None;
         }
@@ -57,9 +52,6 @@ mod tests {
         assert_eq!(budget.spend(DAY_MS + 5 * HOUR_MS), None);
         let next_day = budget.spend(2 * DAY_MS).unwrap();
         assert_eq!(next_day.times().len(), 5);
-        assert_eq!(
-            RepairBudget::from_times(next_day.times().to_vec()),
-            next_day
-        );
+        assert_eq!(RepairBudget::from_times(next_day.times().to_vec()), next_day);
     }
 }

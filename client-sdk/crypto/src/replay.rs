@@ -22,9 +22,7 @@ impl ReplayMemory {
     /// A memory of nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-        }
+        Self { entries: Vec::new() }
     }
 
     /// How many first messages are remembered.
@@ -43,11 +41,7 @@ impl ReplayMemory {
         if self.entries.iter().any(|(known, _)| known == th) {
             return Err(HandshakeError::Replayed);
         }
-        if self.entries.len() >= MAX_REMEMBERED {
-            Err(HandshakeError::ReplayMemoryFull)
-        } else {
-            Ok(())
-        }
+        if self.entries.len() >= MAX_REMEMBERED { Err(HandshakeError::ReplayMemoryFull) } else { Ok(()) }
     }
 
     /// The memory with one more entry; [`Self::check`] has passed.
@@ -101,20 +95,12 @@ mod tests {
     #[test]
     fn a01_a_full_memory_refuses_and_never_forgets() {
         let id = PrekeyId::FIRST;
-        let mut memory = ReplayMemory {
-            entries: (0..MAX_REMEMBERED - 1).map(|i| (th(i), 1)).collect(),
-        };
+        let mut memory = ReplayMemory { entries: (0..MAX_REMEMBERED - 1).map(|i| (th(i), 1)).collect() };
         assert_eq!(memory.check(&th(9_999)), Ok(()));
         memory = memory.with(th(9_999), id);
         assert_eq!(memory.check(&th(0)), Err(HandshakeError::Replayed));
-        assert_eq!(
-            memory.check(&th(10_000)),
-            Err(HandshakeError::ReplayMemoryFull)
-        );
-        assert_eq!(
-            ReplayMemory::from_bytes(&memory.to_bytes()).unwrap(),
-            memory
-        );
+        assert_eq!(memory.check(&th(10_000)), Err(HandshakeError::ReplayMemoryFull));
+        assert_eq!(ReplayMemory::from_bytes(&memory.to_bytes()).unwrap(), memory);
         memory.forget_below(id);
         assert_eq!(memory.len(), MAX_REMEMBERED);
         memory.forget_below(id.next().unwrap());

@@ -23,13 +23,7 @@ impl SafetyNumber {
     /// The number of two accounts, the same whoever computes it.
     #[must_use]
     pub fn of(one: &TrustedList, other: &TrustedList) -> Self {
-        let half = |list: &TrustedList| {
-            half(
-                list.account_id(),
-                &list.identity(),
-                list.recovery().as_ref(),
-            )
-        };
+        let half = |list: &TrustedList| half(list.account_id(), &list.identity(), list.recovery().as_ref());
         Self::join(half(one), half(other))
     }
 
@@ -84,32 +78,16 @@ impl core::fmt::Display for SafetyNumber {
 /// One account's thirty digits.
 #[doc(hidden)]
 #[must_use]
-pub fn half(
-    account: AccountId,
-    identity: &VerifyingKey,
-    recovery: Option<&VerifyingKey>,
-) -> [u8; HALF_DIGITS] {
+pub fn half(account: AccountId, identity: &VerifyingKey, recovery: Option<&VerifyingKey>) -> [u8; HALF_DIGITS] {
     let recovery = recovery_bytes(recovery);
     let label = b"kith/v1/safety";
     let mut h = sha256(&[label, account.as_bytes(), identity.as_bytes(), &recovery]);
     for _ in 0..ITERATIONS {
-        h = sha256(&[
-            label,
-            &h,
-            account.as_bytes(),
-            identity.as_bytes(),
-            &recovery,
-        ]);
+        h = sha256(&[label, &h, account.as_bytes(), identity.as_bytes(), &recovery]);
     }
     let mut digits = [0; HALF_DIGITS];
-    for (group, out) in h[..HALF_DIGITS]
-        .chunks_exact(5)
-        .zip(digits.chunks_exact_mut(5))
-    {
-        let mut value = group
-            .iter()
-            .fold(0u64, |value, byte| (value << 8) | u64::from(*byte))
-            % 100_000;
+    for (group, out) in h[..HALF_DIGITS].chunks_exact(5).zip(digits.chunks_exact_mut(5)) {
+        let mut value = group.iter().fold(0u64, |value, byte| (value << 8) | u64::from(*byte)) % 100_000;
         for digit in out.iter_mut().rev() {
             // A digit is below 10.
             *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
@@ -128,17 +106,8 @@ mod tests {
     #[test]
     fn a46_the_number_is_symmetric_and_changes_with_any_key() {
         let mut rng = rng(1);
-        let (alice, bob) = (
-            AccountIdentity::create(&mut rng, None),
-            AccountIdentity::create(&mut rng, None),
-        );
-        let of = |account: &AccountIdentity| {
-            half(
-                account.account_id(),
-                &account.public(),
-                account.recovery().as_ref(),
-            )
-        };
+        let (alice, bob) = (AccountIdentity::create(&mut rng, None), AccountIdentity::create(&mut rng, None));
+        let of = |account: &AccountIdentity| half(account.account_id(), &account.public(), account.recovery().as_ref());
         let number = SafetyNumber::join(of(&alice), of(&bob));
         assert_eq!(number, SafetyNumber::join(of(&bob), of(&alice)));
         assert!(number.matches(&number.digits()));

@@ -78,23 +78,12 @@ impl StoreKey {
     }
 
     /// Seals a value for its place: nonce (24 random bytes) ‖ ciphertext ‖ tag.
-    pub fn seal<R: CryptoRng + ?Sized>(
-        &self,
-        rng: &mut R,
-        place: Place<'_>,
-        value: &[u8],
-    ) -> Vec<u8> {
+    pub fn seal<R: CryptoRng + ?Sized>(&self, rng: &mut R, place: Place<'_>, value: &[u8]) -> Vec<u8> {
         let nonce = random_array(rng);
         let mut out = Vec::with_capacity(value.len() + SEAL_OVERHEAD);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(value);
-        aead::xseal(
-            &self.0,
-            &nonce,
-            &place.associated_data(),
-            &mut out,
-            NONCE_LEN,
-        );
+        aead::xseal(&self.0, &nonce, &place.associated_data(), &mut out, NONCE_LEN);
         out
     }
 
@@ -103,12 +92,9 @@ impl StoreKey {
     /// # Errors
     /// [`SealedError::NotAuthentic`] if key, place or bytes are not the ones it was sealed with.
     pub fn open(&self, place: Place<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealedError> {
-        let (nonce, text) = sealed
-            .split_first_chunk::<NONCE_LEN>()
-            .ok_or(FormatError::Truncated)?;
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(FormatError::Truncated)?;
         let mut buffer = Zeroizing::new(text.to_vec());
-        let len = aead::xopen(&self.0, nonce, &place.associated_data(), &mut buffer)
-            .map_err(|_| SealedError::NotAuthentic)?;
+        let len = aead::xopen(&self.0, nonce, &place.associated_data(), &mut buffer).map_err(|_| SealedError::NotAuthentic)?;
         buffer.truncate(len);
         Ok(buffer)
     }
@@ -127,24 +113,17 @@ pub struct PassphraseCost {
 
 impl PassphraseCost {
     /// 64 MiB, three passes, one lane: about a tenth of a second on a laptop.
-    pub const DEFAULT: Self = Self {
-        memory_kib: 64 * 1024,
-        passes: 3,
-        lanes: 1,
-    };
+    pub const DEFAULT: Self = Self { memory_kib: 64 * 1024, passes: 3, lanes: 1 };
     const MAX_MEMORY_KIB: u32 = 1024 * 1024;
     const MAX_PASSES: u32 = 16;
     const MAX_LANES: u32 = 8;
 
     fn params(self) -> Result<Params, SealedError> {
-        let in_range = self.memory_kib <= Self::MAX_MEMORY_KIB
-            && self.passes <= Self::MAX_PASSES
-            && self.lanes <= Self::MAX_LANES;
+        let in_range = self.memory_kib <= Self::MAX_MEMORY_KIB && self.passes <= Self::MAX_PASSES && self.lanes <= Self::MAX_LANES;
         if !in_range {
             return Err(SealedError::Parameters);
         }
-        Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
-            .map_err(|_| SealedError::Parameters)
+        Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(|_| SealedError::Parameters)
     }
 }
 
@@ -164,27 +143,14 @@ impl WrappedKey {
     ///
     /// # Errors
     /// [`SealedError::Parameters`] if `cost` is out of range.
-    pub fn wrap<R: CryptoRng + ?Sized>(
-        rng: &mut R,
-        passphrase: &[u8],
-        key: &StoreKey,
-        cost: PassphraseCost,
-    ) -> Result<Self, SealedError> {
+    pub fn wrap<R: CryptoRng + ?Sized>(rng: &mut R, passphrase: &[u8], key: &StoreKey, cost: PassphraseCost) -> Result<Self, SealedError> {
         let (salt, nonce) = (random_array(rng), random_array(rng));
         let wrapping = derive(passphrase, &salt, cost)?;
         let mut buffer = Vec::with_capacity(32 + TAG_LEN);
         buffer.extend_from_slice(key.0.expose());
         aead::xseal(&wrapping, &nonce, &head(cost, &salt), &mut buffer, 0);
-        let sealed = buffer
-            .as_slice()
-            .try_into()
-            .map_err(|_| FormatError::Truncated)?;
-        Ok(Self {
-            cost,
-            salt,
-            nonce,
-            sealed,
-        })
+        let sealed = buffer.as_slice().try_into().map_err(|_| FormatError::Truncated)?;
+        Ok(Self { cost, salt, nonce, sealed })
     }
 
     /// Unwraps the store key. Takes as long as the cost it was wrapped with.
@@ -194,16 +160,8 @@ impl WrappedKey {
     pub fn unwrap(&self, passphrase: &[u8]) -> Result<StoreKey, SealedError> {
         let wrapping = derive(passphrase, &self.salt, self.cost)?;
         let mut buffer = Zeroizing::new(self.sealed);
-        aead::xopen(
-            &wrapping,
-            &self.nonce,
-            &head(self.cost, &self.salt),
-            buffer.as_mut_slice(),
-        )
-        .map_err(|_| SealedError::NotAuthentic)?;
-        let (key, _) = buffer
-            .split_first_chunk::<32>()
-            .ok_or(FormatError::Truncated)?;
+        aead::xopen(&wrapping, &self.nonce, &head(self.cost, &self.salt), buffer.as_mut_slice()).map_err(|_| SealedError::NotAuthentic)?;
+        let (key, _) = buffer.split_first_chunk::<32>().ok_or(FormatError::Truncated)?;
         Ok(StoreKey(Secret::from_bytes(*key)))
     }
 
@@ -225,18 +183,9 @@ impl WrappedKey {
         if reader.u8()? != WRAP_VERSION {
             return Err(FormatError::OutOfRange("wrap version").into());
         }
-        let cost = PassphraseCost {
-            memory_kib: reader.u32()?,
-            passes: reader.u32()?,
-            lanes: reader.u32()?,
-        };
+        let cost = PassphraseCost { memory_kib: reader.u32()?, passes: reader.u32()?, lanes: reader.u32()? };
         cost.params()?;
-        let wrapped = Self {
-            cost,
-            salt: reader.array()?,
-            nonce: reader.array()?,
-            sealed: reader.array()?,
-        };
+        let wrapped = Self { cost, salt: reader.array()?, nonce: reader.array()?, sealed: reader.array()? };
         reader.finish()?;
         Ok(wrapped)
     }
@@ -252,16 +201,10 @@ fn head(cost: PassphraseCost, salt: &[u8; 16]) -> [u8; 29] {
     out
 }
 
-fn derive(
-    passphrase: &[u8],
-    salt: &[u8; 16],
-    cost: PassphraseCost,
-) -> Result<Secret<32>, SealedError> {
+fn derive(passphrase: &[u8], salt: &[u8; 16], cost: PassphraseCost) -> Result<Secret<32>, SealedError> {
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, cost.params()?);
     let mut key = Secret::zeroed();
-    argon
-        .hash_password_into(passphrase, salt, key.expose_mut())
-        .map_err(|_| SealedError::Parameters)?;
+    argon.hash_password_into(passphrase, salt, key.expose_mut()).map_err(|_| SealedError::Parameters)?;
     Ok(key)
 }
 
@@ -271,16 +214,8 @@ mod tests {
     use crate::testing::rng;
     use proptest::prelude::*;
 
-    const CHEAP: PassphraseCost = PassphraseCost {
-        memory_kib: 64,
-        passes: 1,
-        lanes: 1,
-    };
-    const PLACE: Place<'_> = Place {
-        table: "sessions",
-        row: b"row",
-        column: "state",
-    };
+    const CHEAP: PassphraseCost = PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
+    const PLACE: Place<'_> = Place { table: "sessions", row: b"row", column: "state" };
 
     #[test]
     fn a20_a_value_opens_only_at_its_place_and_unchanged() {
@@ -289,25 +224,11 @@ mod tests {
         let sealed = key.seal(&mut rng, PLACE, b"value");
         assert_eq!(key.open(PLACE, &sealed).unwrap().as_slice(), b"value");
         for place in [
-            Place {
-                table: "session",
-                row: b"srow",
-                column: "state",
-            },
-            Place {
-                row: b"roww",
-                ..PLACE
-            },
-            Place {
-                column: "tate",
-                row: b"rows",
-                ..PLACE
-            },
+            Place { table: "session", row: b"srow", column: "state" },
+            Place { row: b"roww", ..PLACE },
+            Place { column: "tate", row: b"rows", ..PLACE },
         ] {
-            assert_eq!(
-                key.open(place, &sealed).unwrap_err(),
-                SealedError::NotAuthentic
-            );
+            assert_eq!(key.open(place, &sealed).unwrap_err(), SealedError::NotAuthentic);
         }
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
@@ -323,35 +244,18 @@ mod tests {
         let key = StoreKey::random(&mut rng);
         let wrapped = WrappedKey::wrap(&mut rng, b"correct horse", &key, CHEAP).unwrap();
         let read = WrappedKey::from_bytes(&wrapped.to_bytes()).unwrap();
-        assert_eq!(
-            read.unwrap(b"correct horse").unwrap().secret(),
-            key.secret()
-        );
-        assert_eq!(
-            read.unwrap(b"wrong horse").unwrap_err(),
-            SealedError::NotAuthentic
-        );
+        assert_eq!(read.unwrap(b"correct horse").unwrap().secret(), key.secret());
+        assert_eq!(read.unwrap(b"wrong horse").unwrap_err(), SealedError::NotAuthentic);
         let mut weakened = wrapped.to_bytes();
         weakened[8] = 2;
-        assert_eq!(
-            WrappedKey::from_bytes(&weakened)
-                .unwrap()
-                .unwrap(b"correct horse")
-                .unwrap_err(),
-            SealedError::NotAuthentic
-        );
+        assert_eq!(WrappedKey::from_bytes(&weakened).unwrap().unwrap(b"correct horse").unwrap_err(), SealedError::NotAuthentic);
     }
 
     #[test]
     fn a49_costs_are_limited_before_memory_is_taken() {
-        let mut bytes = WrappedKey::wrap(&mut rng(1), b"x", &StoreKey::random(&mut rng(2)), CHEAP)
-            .unwrap()
-            .to_bytes();
+        let mut bytes = WrappedKey::wrap(&mut rng(1), b"x", &StoreKey::random(&mut rng(2)), CHEAP).unwrap().to_bytes();
         bytes[1] = 0xff;
-        assert_eq!(
-            WrappedKey::from_bytes(&bytes).unwrap_err(),
-            SealedError::Parameters
-        );
+        assert_eq!(WrappedKey::from_bytes(&bytes).unwrap_err(), SealedError::Parameters);
     }
 
     proptest! {

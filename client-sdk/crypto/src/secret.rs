@@ -97,9 +97,6 @@ mod tests {
 
     #[test]
     fn a40_debug_shows_no_secret() {
-        assert_eq!(
-            format!("{:?}", Secret::from_bytes([7; 32])),
-            "Secret<32>(..)"
-        );
+        assert_eq!(format!("{:?}", Secret::from_bytes([7; 32])), "Secret<32>(..)");
     }
 }

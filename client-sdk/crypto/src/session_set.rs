@@ -86,13 +86,7 @@ impl SessionSet {
     /// A pair without a session.
     #[must_use]
     pub fn new(pair: Pair) -> Self {
-        Self {
-            pair,
-            active: None,
-            retired: Vec::new(),
-            skipped: SkippedKeys::default(),
-            addressed: None,
-        }
+        Self { pair, active: None, retired: Vec::new(), skipped: SkippedKeys::default(), addressed: None }
     }
 
     /// The pair it belongs to.
@@ -110,9 +104,7 @@ impl SessionSet {
     /// Whether the peer has proved that it holds the active session.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
-        self.active
-            .as_ref()
-            .is_some_and(|session| session.confirmed)
+        self.active.as_ref().is_some_and(|session| session.confirmed)
     }
 
     /// How many sessions only receive.
@@ -130,9 +122,7 @@ impl SessionSet {
     /// The last post-quantum epoch mixed into the active session, 0 if none was.
     #[must_use]
     pub fn post_quantum_epoch(&self) -> u32 {
-        self.active
-            .as_ref()
-            .map_or(0, |session| session.pq.last_mixed())
+        self.active.as_ref().map_or(0, |session| session.pq.last_mixed())
     }
 
     /// The id of the active session, for diagnosis.
@@ -147,20 +137,12 @@ impl SessionSet {
         if self.find(slice.header.session_id).is_some() {
             return Route::Known;
         }
-        slice
-            .prekey_ids()
-            .map_or(Route::Unknown, Route::FirstContact)
+        slice.prekey_ids().map_or(Route::Unknown, Route::FirstContact)
     }
 
     /// A second handle on the same state, for work that may yet fail. Never leaves the crate.
     pub(crate) fn working_copy(&self) -> Self {
-        Self {
-            pair: self.pair,
-            active: self.active.clone(),
-            retired: self.retired.clone(),
-            skipped: self.skipped.clone(),
-            addressed: self.addressed,
-        }
+        Self { pair: self.pair, active: self.active.clone(), retired: self.retired.clone(), skipped: self.skipped.clone(), addressed: self.addressed }
     }
 
     /// Begins a session that becomes the active one; the one before only receives from now on.
@@ -173,21 +155,11 @@ impl SessionSet {
         versions: ListVersions,
         now_ms: u64,
     ) -> Result<Freshness, HandshakeError> {
-        if bundle.device.account_id != self.pair.account
-            || bundle.device.device_id != self.pair.device
-        {
+        if bundle.device.account_id != self.pair.account || bundle.device.device_id != self.pair.device {
             return Err(HandshakeError::OtherDevice);
         }
         let own = keys.party(own.account_id(), own.identity());
-        let (session, freshness) = initiate(
-            rng,
-            keys,
-            &own,
-            self.pair.conversation,
-            bundle,
-            versions,
-            now_ms,
-        )?;
+        let (session, freshness) = initiate(rng, keys, &own, self.pair.conversation, bundle, versions, now_ms)?;
         self.activate(Arc::new(session), now_ms);
         Ok(freshness)
     }
@@ -204,83 +176,36 @@ impl SessionSet {
     }
 
     /// Seals a slice in the active session, advancing it first.
-    pub(crate) fn seal<R: CryptoRng + ?Sized>(
-        &mut self,
-        rng: &mut R,
-        plaintext: &SlicePlaintext,
-        now_ms: u64,
-    ) -> Result<Sealed, SealError> {
+    pub(crate) fn seal<R: CryptoRng + ?Sized>(&mut self, rng: &mut R, plaintext: &SlicePlaintext, now_ms: u64) -> Result<Sealed, SealError> {
         let session = self.active.as_mut().ok_or(SealError::NoSession)?;
         Arc::make_mut(session).seal(rng, &plaintext.to_bytes(), now_ms)
     }
 
     /// Opens a slice of a session of this set.
-    pub(crate) fn open<R: CryptoRng + ?Sized>(
-        &self,
-        rng: &mut R,
-        slice: &Slice<'_>,
-        now_ms: u64,
-    ) -> Result<OpenedSlice, OpenError> {
-        let session = self
-            .find(slice.header.session_id)
-            .ok_or(OpenError::UnknownSession)?;
-        let Opened {
-            session: after,
-            skipped,
-            plaintext,
-        } = session.open(rng, slice, &self.skipped, now_ms)?;
+    pub(crate) fn open<R: CryptoRng + ?Sized>(&self, rng: &mut R, slice: &Slice<'_>, now_ms: u64) -> Result<OpenedSlice, OpenError> {
+        let session = self.find(slice.header.session_id).ok_or(OpenError::UnknownSession)?;
+        let Opened { session: after, skipped, plaintext } = session.open(rng, slice, &self.skipped, now_ms)?;
         let mut next = self.working_copy();
         let after = Arc::new(after);
         if let Some(active) = next.active.as_mut().filter(|active| active.th == after.th) {
             *active = after;
-        } else if let Some(retired) = next
-            .retired
-            .iter_mut()
-            .find(|retired| retired.session.th == after.th)
-        {
+        } else if let Some(retired) = next.retired.iter_mut().find(|retired| retired.session.th == after.th) {
             retired.session = after;
         }
         let skipped_changed = skipped.is_some();
         if let Some(skipped) = skipped {
             next.skipped = skipped;
         }
-        let plaintext =
-            SlicePlaintext::from_bytes(&plaintext).map_err(|_| OpenError::NotAuthentic)?;
-        Ok(OpenedSlice {
-            next,
-            plaintext,
-            skipped_changed,
-        })
+        let plaintext = SlicePlaintext::from_bytes(&plaintext).map_err(|_| OpenError::NotAuthentic)?;
+        Ok(OpenedSlice { next, plaintext, skipped_changed })
     }
 
     /// Authenticates the first slice of an accepted handshake. Nothing joins the set yet.
-    pub(crate) fn open_first(
-        &self,
-        accepted: &responder::Accepted<'_>,
-        slice: &Slice<'_>,
-        now_ms: u64,
-    ) -> Result<NewSession, OpenError> {
-        let Opened {
-            session,
-            skipped,
-            plaintext,
-        } = Session::responder(
-            accepted.th,
-            &accepted.root,
-            accepted.signed_prekey,
-            slice,
-            &self.skipped,
-            now_ms,
-        )?;
-        let plaintext =
-            SlicePlaintext::from_bytes(&plaintext).map_err(|_| OpenError::NotAuthentic)?;
-        Ok(NewSession {
-            session,
-            skipped,
-            th: accepted.th,
-            ids: accepted.ids,
-            plaintext,
-        })
+    pub(crate) fn open_first(&self, accepted: &responder::Accepted<'_>, slice: &Slice<'_>, now_ms: u64) -> Result<NewSession, OpenError> {
+        let Opened { session, skipped, plaintext } =
+            Session::responder(accepted.th, &accepted.root, accepted.signed_prekey, slice, &self.skipped, now_ms)?;
+        let plaintext = SlicePlaintext::from_bytes(&plaintext).map_err(|_| OpenError::NotAuthentic)?;
+        Ok(NewSession { session, skipped, th: accepted.th, ids: accepted.ids, plaintext })
     }
 
     /// The set with a new session of the peer's. It becomes active unless it is older than what was accepted already
@@ -292,8 +217,7 @@ impl SessionSet {
             next.skipped = skipped;
         }
         let ours_first = next.active.as_ref().is_some_and(|active| {
-            let both_new =
-                active.role == Role::Initiator && !active.confirmed && !new.session.confirmed;
+            let both_new = active.role == Role::Initiator && !active.confirmed && !new.session.confirmed;
             both_new && active.th < new.session.th
         });
         let session = Arc::new(new.session);
@@ -304,11 +228,7 @@ impl SessionSet {
             next.retire(session, now_ms);
         }
         let skipped_changed = skipped_changed || generation != next.skipped.generation();
-        OpenedSlice {
-            next,
-            plaintext: new.plaintext,
-            skipped_changed,
-        }
+        OpenedSlice { next, plaintext: new.plaintext, skipped_changed }
     }
 
     fn activate(&mut self, session: Arc<Session>, now_ms: u64) {
@@ -318,10 +238,7 @@ impl SessionSet {
     }
 
     fn retire(&mut self, session: Arc<Session>, now_ms: u64) {
-        self.retired.push(Retired {
-            session,
-            since_ms: now_ms,
-        });
+        self.retired.push(Retired { session, since_ms: now_ms });
         self.prune(now_ms);
     }
 
@@ -329,8 +246,7 @@ impl SessionSet {
     /// then store both halves of the set again.
     pub fn prune(&mut self, now_ms: u64) -> bool {
         let before = self.retired.len();
-        self.retired
-            .retain(|retired| now_ms.saturating_sub(retired.since_ms) < RETIRED_LIFETIME_MS);
+        self.retired.retain(|retired| now_ms.saturating_sub(retired.since_ms) < RETIRED_LIFETIME_MS);
         let excess = self.retired.len().saturating_sub(MAX_RETIRED);
         self.retired.drain(..excess);
         let generation = self.skipped.generation();
@@ -343,15 +259,15 @@ impl SessionSet {
     }
 
     fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
-        self.active
-            .iter()
-            .chain(self.retired.iter().map(|retired| &retired.session))
+        self.active.iter().chain(self.retired.iter().map(|retired| &retired.session))
     }
 
     fn find(&self, id: SessionId) -> Option<&Session> {
-        self.sessions()
-            .find(|session| session.id() == id)
-            .map(AsRef::as_ref)
+        self.sessions().find(|session| session.id() == id).map(AsRef::as_ref)
+    }
+
+    pub(crate) const fn skipped_generation(&self) -> u64 {
+        self.skipped.generation()
     }
 
     #[cfg(test)]
@@ -362,27 +278,12 @@ impl SessionSet {
     /// The half of the state that every message changes: the sessions, without skipped keys.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let retired = self
-            .retired
-            .iter()
-            .map(|retired| 8 + retired.session.stored_len())
-            .sum::<usize>();
-        let active = self
-            .active
-            .as_ref()
-            .map_or(0, |session| session.stored_len());
+        let retired = self.retired.iter().map(|retired| 8 + retired.session.stored_len()).sum::<usize>();
+        let active = self.active.as_ref().map_or(0, |session| session.stored_len());
         let addressed = self.addressed.map_or(0, |_| 24);
-        let mut writer = StateWriter::new(
-            StateKind::Sessions,
-            48 + 8 + 1 + addressed + 1 + active + 2 + retired,
-        );
-        writer
-            .put(self.pair.conversation.as_bytes())
-            .put(self.pair.account.as_bytes())
-            .put(self.pair.device.as_bytes());
-        writer
-            .put_u64(self.skipped.generation())
-            .put_bool(self.addressed.is_some());
+        let mut writer = StateWriter::new(StateKind::Sessions, 48 + 8 + 1 + addressed + 1 + active + 2 + retired);
+        writer.put(self.pair.conversation.as_bytes()).put(self.pair.account.as_bytes()).put(self.pair.device.as_bytes());
+        writer.put_u64(self.skipped.generation()).put_bool(self.addressed.is_some());
         if let Some((incarnation, since)) = &self.addressed {
             writer.put(incarnation.as_bytes()).put_u64(*since);
         }
@@ -409,10 +310,7 @@ impl SessionSet {
     /// # Errors
     /// [`StateError`] if either half is damaged or they do not belong together.
     pub fn from_bytes(sessions: &[u8], skipped: Option<&[u8]>) -> Result<Self, StateError> {
-        let skipped = skipped
-            .map(SkippedKeys::from_bytes)
-            .transpose()?
-            .unwrap_or_default();
+        let skipped = skipped.map(SkippedKeys::from_bytes).transpose()?.unwrap_or_default();
         let mut reader = read_state(StateKind::Sessions, sessions)?;
         let pair = Pair {
             conversation: ConversationId::from_bytes(reader.array()?),
@@ -422,35 +320,18 @@ impl SessionSet {
         if reader.u64()? != skipped.generation() {
             return Err(StateError::Mismatched);
         }
-        let addressed = if reader.bool("addressed")? {
-            Some((Incarnation::from_bytes(reader.array()?), reader.u64()?))
-        } else {
-            None
-        };
-        let active = if reader.bool("active session")? {
-            Some(Arc::new(Session::read(&mut reader)?))
-        } else {
-            None
-        };
+        let addressed = if reader.bool("addressed")? { Some((Incarnation::from_bytes(reader.array()?), reader.u64()?)) } else { None };
+        let active = if reader.bool("active session")? { Some(Arc::new(Session::read(&mut reader)?)) } else { None };
         let count = usize::from(reader.u16()?);
         if count > MAX_RETIRED {
             return Err(FormatError::OutOfRange("retired sessions").into());
         }
         let mut retired = Vec::with_capacity(count);
         for _ in 0..count {
-            retired.push(Retired {
-                since_ms: reader.u64()?,
-                session: Arc::new(Session::read(&mut reader)?),
-            });
+            retired.push(Retired { since_ms: reader.u64()?, session: Arc::new(Session::read(&mut reader)?) });
         }
         reader.finish()?;
-        Ok(Self {
-            pair,
-            active,
-            retired,
-            skipped,
-            addressed,
-        })
+        Ok(Self { pair, active, retired, skipped, addressed })
     }
 }
 

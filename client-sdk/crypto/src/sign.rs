@@ -94,13 +94,8 @@ impl VerifyingKey {
         if !is_canonical(&bytes) {
             return Err(SignatureError::BadKey);
         }
-        let key =
-            ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| SignatureError::BadKey)?;
-        if key.is_weak() {
-            Err(SignatureError::BadKey)
-        } else {
-            Ok(Self(bytes))
-        }
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| SignatureError::BadKey)?;
+        if key.is_weak() { Err(SignatureError::BadKey) } else { Ok(Self(bytes)) }
     }
 
     /// The 32 bytes.
@@ -113,17 +108,10 @@ impl VerifyingKey {
     ///
     /// # Errors
     /// [`SignatureError::BadSignature`] if the signature is not this key's over this label and these fields.
-    pub fn verify(
-        &self,
-        label: Label,
-        fields: &[&[u8]],
-        signature: &Signature,
-    ) -> Result<(), SignatureError> {
-        let key =
-            ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError::BadKey)?;
+    pub fn verify(&self, label: Label, fields: &[&[u8]], signature: &Signature) -> Result<(), SignatureError> {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError::BadKey)?;
         let signature = ed25519_dalek::Signature::from_bytes(signature.as_bytes());
-        key.verify_strict(&signed_string(label, fields), &signature)
-            .map_err(|_| SignatureError::BadSignature)
+        key.verify_strict(&signed_string(label, fields), &signature).map_err(|_| SignatureError::BadSignature)
     }
 }
 
@@ -197,36 +185,13 @@ mod tests {
     fn a29_a_statement_never_passes_as_another() {
         let key = key(1);
         let signature = key.sign(Label::Login, &[b"fields"]);
-        assert_eq!(
-            key.public()
-                .verify(Label::Login, &[b"fie", b"lds"], &signature),
-            Ok(())
-        );
-        for label in [
-            Label::Device,
-            Label::DeviceAccept,
-            Label::Devices,
-            Label::Prekey,
-            Label::Leave,
-            Label::Rotate,
-        ] {
-            assert_eq!(
-                key.public().verify(label, &[b"fields"], &signature),
-                Err(SignatureError::BadSignature)
-            );
+        assert_eq!(key.public().verify(Label::Login, &[b"fie", b"lds"], &signature), Ok(()));
+        for label in [Label::Device, Label::DeviceAccept, Label::Devices, Label::Prekey, Label::Leave, Label::Rotate] {
+            assert_eq!(key.public().verify(label, &[b"fields"], &signature), Err(SignatureError::BadSignature));
         }
-        assert!(
-            key.public()
-                .verify(Label::Login, &[b"other"], &signature)
-                .is_err()
-        );
+        assert!(key.public().verify(Label::Login, &[b"other"], &signature).is_err());
         let other = tests::key(2);
-        assert!(
-            other
-                .public()
-                .verify(Label::Login, &[b"fields"], &signature)
-                .is_err()
-        );
+        assert!(other.public().verify(Label::Login, &[b"fields"], &signature).is_err());
     }
 
     #[test]
@@ -250,11 +215,7 @@ mod tests {
         ];
         for text in small_order {
             let bytes: [u8; 32] = hex::decode(text).unwrap().try_into().unwrap();
-            assert_eq!(
-                VerifyingKey::from_bytes(bytes),
-                Err(SignatureError::BadKey),
-                "{text}"
-            );
+            assert_eq!(VerifyingKey::from_bytes(bytes), Err(SignatureError::BadKey), "{text}");
         }
         for low in 0xed..=0xff {
             for high in [0x7f, 0xff] {
@@ -268,8 +229,8 @@ mod tests {
     #[test]
     fn a45_a_scalar_not_below_the_order_is_refused() {
         const ORDER: [u8; 32] = [
-            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9,
-            0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            0, 0x10,
         ];
         let key = key(1);
         let mut bytes = *key.sign(Label::Login, &[b"x"]).as_bytes();
@@ -280,10 +241,7 @@ mod tests {
             carry >>= 8;
         }
         let malleated = Signature::from_bytes(bytes);
-        assert_eq!(
-            key.public().verify(Label::Login, &[b"x"], &malleated),
-            Err(SignatureError::BadSignature)
-        );
+        assert_eq!(key.public().verify(Label::Login, &[b"x"], &malleated), Err(SignatureError::BadSignature));
     }
 
     #[test]
@@ -292,9 +250,6 @@ mod tests {
         bytes[..32].fill(0);
         bytes[0] = 1;
         let signature = Signature::from_bytes(bytes);
-        assert_eq!(
-            key(1).public().verify(Label::Login, &[b"x"], &signature),
-            Err(SignatureError::BadSignature)
-        );
+        assert_eq!(key(1).public().verify(Label::Login, &[b"x"], &signature), Err(SignatureError::BadSignature));
     }
 }

@@ -105,13 +105,7 @@ impl TrustedDevice {
     #[must_use]
     pub const fn party(&self) -> Party {
         let cert = &self.certificate;
-        Party {
-            account_id: cert.account_id,
-            identity: cert.identity,
-            device_id: cert.device_id,
-            signing: cert.signing,
-            agreement: cert.agreement,
-        }
+        Party { account_id: cert.account_id, identity: cert.identity, device_id: cert.device_id, signing: cert.signing, agreement: cert.agreement }
     }
 }
 
@@ -131,11 +125,7 @@ impl Lineage {
     /// The history of an account that never rotated: the keys its list names are its first ones.
     #[must_use]
     pub const fn unrotated(list: &SignedDeviceList) -> Self {
-        Self {
-            first_identity: list.identity,
-            first_recovery: list.recovery,
-            rotations: Vec::new(),
-        }
+        Self { first_identity: list.identity, first_recovery: list.recovery, rotations: Vec::new() }
     }
 }
 
@@ -197,10 +187,7 @@ impl TrustedList {
             return Err(ListError::BrokenChain);
         }
         if list.version == 0 {
-            return Err(ListError::LowerVersion {
-                pinned: 1,
-                offered: 0,
-            });
+            return Err(ListError::LowerVersion { pinned: 1, offered: 0 });
         }
         let devices = verify_devices(list, certificates, known)?;
         Ok(Self {
@@ -218,31 +205,17 @@ impl TrustedList {
     ///
     /// # Errors
     /// [`ListError`]; the pinned list stays in force.
-    pub fn advance(
-        &self,
-        list: &SignedDeviceList,
-        certificates: &[SignedCertificate],
-        known: &impl KnownDevices,
-    ) -> Result<Advance, ListError> {
+    pub fn advance(&self, list: &SignedDeviceList, certificates: &[SignedCertificate], known: &impl KnownDevices) -> Result<Advance, ListError> {
         self.check_account(list.account_id)?;
         if list.version == self.version {
-            return if constant_time_eq(&list.hash(), &self.hash) {
-                Ok(self.unchanged())
-            } else {
-                Err(ListError::Equivocation)
-            };
+            return if constant_time_eq(&list.hash(), &self.hash) { Ok(self.unchanged()) } else { Err(ListError::Equivocation) };
         }
         self.check_next(list.version, &list.prev_hash)?;
         if list.identity != self.identity || list.recovery != self.recovery {
             return Err(ListError::IdentityChanged);
         }
         let devices = verify_devices(list, certificates, known)?;
-        let next = Self {
-            version: list.version,
-            hash: list.hash(),
-            devices,
-            ..self.without_devices()
-        };
+        let next = Self { version: list.version, hash: list.hash(), devices, ..self.without_devices() };
         Ok(self.compare(next))
     }
 
@@ -261,10 +234,7 @@ impl TrustedList {
         if next.former.len() >= MAX_ROTATIONS {
             return Err(ListError::TooManyRotations);
         }
-        next.former.push(FormerIdentity {
-            until_version: self.version,
-            key: self.identity,
-        });
+        next.former.push(FormerIdentity { until_version: self.version, key: self.identity });
         next.identity = rotation.new_identity;
         next.recovery = rotation.new_recovery;
         next.version = rotation.version;
@@ -279,23 +249,13 @@ impl TrustedList {
     pub fn leave(&self, leave: &SignedLeave) -> Result<Self, ListError> {
         self.check_account(leave.account_id)?;
         if leave.version < self.version {
-            return Err(ListError::LowerVersion {
-                pinned: self.version,
-                offered: leave.version,
-            });
+            return Err(ListError::LowerVersion { pinned: self.version, offered: leave.version });
         }
         if leave.version > self.version {
-            return Err(ListError::MissingVersions {
-                pinned: self.version,
-                offered: leave.version,
-            });
+            return Err(ListError::MissingVersions { pinned: self.version, offered: leave.version });
         }
         let mut next = self.clone();
-        let device = next
-            .devices
-            .iter_mut()
-            .find(|device| device.device_id() == leave.device_id)
-            .ok_or(ListError::UnknownDevice)?;
+        let device = next.devices.iter_mut().find(|device| device.device_id() == leave.device_id).ok_or(ListError::UnknownDevice)?;
         leave.verify(&device.certificate.signing)?;
         device.left = true;
         Ok(next)
@@ -341,9 +301,7 @@ impl TrustedList {
     /// # Errors
     /// [`ListError::UnknownDevice`] if it is not among them.
     pub fn device(&self, device_id: DeviceId) -> Result<&TrustedDevice, ListError> {
-        self.devices()
-            .find(|device| device.device_id() == device_id)
-            .ok_or(ListError::UnknownDevice)
+        self.devices().find(|device| device.device_id() == device_id).ok_or(ListError::UnknownDevice)
     }
 
     /// A device of the newest list as a party under the identity key of an earlier version: what the receiver of a first
@@ -354,121 +312,57 @@ impl TrustedList {
     /// is above the pinned one, so that a newer list has to be fetched first.
     pub fn party_at(&self, device_id: DeviceId, version: u64) -> Result<Party, ListError> {
         if version > self.version {
-            return Err(ListError::MissingVersions {
-                pinned: self.version,
-                offered: version,
-            });
+            return Err(ListError::MissingVersions { pinned: self.version, offered: version });
         }
-        let identity = self
-            .former
-            .iter()
-            .find(|former| version <= former.until_version)
-            .map_or(self.identity, |former| former.key);
-        Ok(Party {
-            identity,
-            ..self.device(device_id)?.party()
-        })
+        let identity = self.former.iter().find(|former| version <= former.until_version).map_or(self.identity, |former| former.key);
+        Ok(Party { identity, ..self.device(device_id)?.party() })
     }
 
     fn check_account(&self, account_id: AccountId) -> Result<(), ListError> {
-        if account_id == self.account_id {
-            Ok(())
-        } else {
-            Err(ListError::WrongAccount)
-        }
+        if account_id == self.account_id { Ok(()) } else { Err(ListError::WrongAccount) }
     }
 
     fn check_next(&self, offered: u64, prev_hash: &[u8; 32]) -> Result<(), ListError> {
         let pinned = self.version;
         if offered <= pinned {
-            return Err(if offered < pinned {
-                ListError::LowerVersion { pinned, offered }
-            } else {
-                ListError::Equivocation
-            });
+            return Err(if offered < pinned { ListError::LowerVersion { pinned, offered } } else { ListError::Equivocation });
         }
         if offered - pinned > 1 {
             return Err(ListError::MissingVersions { pinned, offered });
         }
-        if constant_time_eq(prev_hash, &self.hash) {
-            Ok(())
-        } else {
-            Err(ListError::BrokenChain)
-        }
+        if constant_time_eq(prev_hash, &self.hash) { Ok(()) } else { Err(ListError::BrokenChain) }
     }
 
     fn without_devices(&self) -> Self {
-        Self {
-            devices: Vec::new(),
-            former: self.former.clone(),
-            ..*self
-        }
+        Self { devices: Vec::new(), former: self.former.clone(), ..*self }
     }
 
     fn unchanged(&self) -> Advance {
-        Advance {
-            list: self.clone(),
-            added: Vec::new(),
-            removed: Vec::new(),
-        }
+        Advance { list: self.clone(), added: Vec::new(), removed: Vec::new() }
     }
 
     fn compare(&self, next: Self) -> Advance {
-        let ids = |list: &Self| -> Vec<DeviceId> {
-            list.devices.iter().map(TrustedDevice::device_id).collect()
-        };
+        let ids = |list: &Self| -> Vec<DeviceId> { list.devices.iter().map(TrustedDevice::device_id).collect() };
         let (before, after) = (ids(self), ids(&next));
-        let added = after
-            .iter()
-            .filter(|id| !before.contains(id))
-            .copied()
-            .collect();
-        let removed = before
-            .iter()
-            .filter(|id| !after.contains(id))
-            .copied()
-            .collect();
-        Advance {
-            list: next,
-            added,
-            removed,
-        }
+        let added = after.iter().filter(|id| !before.contains(id)).copied().collect();
+        let removed = before.iter().filter(|id| !after.contains(id)).copied().collect();
+        Advance { list: next, added, removed }
     }
 
     /// The state to store.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let payload =
-            16 + 32 * 2 + 8 + 32 + 2 + self.former.len() * 40 + 2 + self.devices.len() * DEVICE_LEN;
+        let payload = 16 + 32 * 2 + 8 + 32 + 2 + self.former.len() * 40 + 2 + self.devices.len() * DEVICE_LEN;
         let mut writer = StateWriter::new(StateKind::TrustedList, payload);
-        writer
-            .put(self.account_id.as_bytes())
-            .put(self.identity.as_bytes())
-            .put(&recovery_bytes(self.recovery.as_ref()));
-        writer
-            .put_u64(self.version)
-            .put(&self.hash)
-            .put_count(self.former.len());
+        writer.put(self.account_id.as_bytes()).put(self.identity.as_bytes()).put(&recovery_bytes(self.recovery.as_ref()));
+        writer.put_u64(self.version).put(&self.hash).put_count(self.former.len());
         for former in &self.former {
-            writer
-                .put_u64(former.until_version)
-                .put(former.key.as_bytes());
+            writer.put_u64(former.until_version).put(former.key.as_bytes());
         }
         writer.put_count(self.devices.len());
-        for TrustedDevice {
-            certificate: cert,
-            hash,
-            left,
-        } in &self.devices
-        {
-            writer
-                .put(cert.identity.as_bytes())
-                .put(cert.device_id.as_bytes())
-                .put(cert.signing.as_bytes());
-            writer
-                .put(cert.agreement.as_bytes())
-                .put(cert.mls.as_bytes())
-                .put_u64(cert.since_version);
+        for TrustedDevice { certificate: cert, hash, left } in &self.devices {
+            writer.put(cert.identity.as_bytes()).put(cert.device_id.as_bytes()).put(cert.signing.as_bytes());
+            writer.put(cert.agreement.as_bytes()).put(cert.mls.as_bytes()).put_u64(cert.since_version);
             writer.put(hash).put_bool(*left);
         }
         writer.finish()
@@ -486,10 +380,7 @@ impl TrustedList {
         let (version, hash) = (reader.u64()?, reader.array()?);
         let mut former = Vec::new();
         for _ in 0..reader.count(MAX_ROTATIONS, 40, "rotations")? {
-            former.push(FormerIdentity {
-                until_version: reader.u64()?,
-                key: read_key(&mut reader, "former identity key")?,
-            });
+            former.push(FormerIdentity { until_version: reader.u64()?, key: read_key(&mut reader, "former identity key")? });
         }
         let mut devices = Vec::new();
         for _ in 0..reader.count(MAX_DEVICES, DEVICE_LEN, "devices")? {
@@ -502,22 +393,10 @@ impl TrustedList {
                 mls: read_key(&mut reader, "device MLS key")?,
                 since_version: reader.u64()?,
             };
-            devices.push(TrustedDevice {
-                certificate,
-                hash: reader.array()?,
-                left: reader.bool("left")?,
-            });
+            devices.push(TrustedDevice { certificate, hash: reader.array()?, left: reader.bool("left")? });
         }
         reader.finish()?;
-        Ok(Self {
-            account_id,
-            identity,
-            recovery,
-            version,
-            hash,
-            devices,
-            former,
-        })
+        Ok(Self { account_id, identity, recovery, version, hash, devices, former })
     }
 }
 
@@ -525,16 +404,13 @@ const DEVICE_LEN: usize = 32 + 16 + 32 * 3 + 8 + 32 + 1;
 
 /// Follows the rotations from the first keys to those the list names.
 fn follow(lineage: &Lineage, list: &SignedDeviceList) -> Result<Vec<FormerIdentity>, ListError> {
-    if AccountId::derive(&lineage.first_identity, lineage.first_recovery.as_ref())
-        != list.account_id
-    {
+    if AccountId::derive(&lineage.first_identity, lineage.first_recovery.as_ref()) != list.account_id {
         return Err(ListError::AccountIdMismatch);
     }
     if lineage.rotations.len() > MAX_ROTATIONS {
         return Err(ListError::TooManyRotations);
     }
-    let (mut identity, mut recovery, mut version) =
-        (lineage.first_identity, lineage.first_recovery, 0);
+    let (mut identity, mut recovery, mut version) = (lineage.first_identity, lineage.first_recovery, 0);
     let mut former = Vec::with_capacity(lineage.rotations.len());
     for rotation in &lineage.rotations {
         if rotation.account_id != list.account_id {
@@ -547,15 +423,8 @@ fn follow(lineage: &Lineage, list: &SignedDeviceList) -> Result<Vec<FormerIdenti
             return Err(ListError::IdentityChanged);
         }
         rotation.verify(recovery.as_ref().ok_or(ListError::NoRecoveryKey)?)?;
-        former.push(FormerIdentity {
-            until_version: rotation.version - 1,
-            key: identity,
-        });
-        (identity, recovery, version) = (
-            rotation.new_identity,
-            rotation.new_recovery,
-            rotation.version,
-        );
+        former.push(FormerIdentity { until_version: rotation.version - 1, key: identity });
+        (identity, recovery, version) = (rotation.new_identity, rotation.new_recovery, rotation.version);
     }
     if identity != list.identity || recovery != list.recovery {
         return Err(ListError::IdentityChanged);
@@ -563,11 +432,7 @@ fn follow(lineage: &Lineage, list: &SignedDeviceList) -> Result<Vec<FormerIdenti
     Ok(former)
 }
 
-fn verify_devices(
-    list: &SignedDeviceList,
-    certificates: &[SignedCertificate],
-    known: &impl KnownDevices,
-) -> Result<Vec<TrustedDevice>, ListError> {
+fn verify_devices(list: &SignedDeviceList, certificates: &[SignedCertificate], known: &impl KnownDevices) -> Result<Vec<TrustedDevice>, ListError> {
     list.verify_signature()?;
     if list.entries.is_empty() || list.entries.len() > MAX_DEVICES {
         return Err(ListError::DeviceCount(list.entries.len()));
@@ -575,10 +440,7 @@ fn verify_devices(
     if !list.entries.is_sorted_by(|a, b| a.device_id < b.device_id) {
         return Err(ListError::NotAscending);
     }
-    list.entries
-        .iter()
-        .map(|entry| verify_device(list, entry, certificates, known))
-        .collect()
+    list.entries.iter().map(|entry| verify_device(list, entry, certificates, known)).collect()
 }
 
 fn verify_device(
@@ -587,33 +449,18 @@ fn verify_device(
     certificates: &[SignedCertificate],
     known: &impl KnownDevices,
 ) -> Result<TrustedDevice, ListError> {
-    if known
-        .account_of(&entry.device_id)
-        .is_some_and(|account| account != list.account_id)
-    {
+    if known.account_of(&entry.device_id).is_some_and(|account| account != list.account_id) {
         return Err(ListError::DeviceOfAnotherAccount);
     }
-    let listed = |cert: &&SignedCertificate| {
-        cert.certificate().device_id == entry.device_id
-            && constant_time_eq(&cert.hash(), &entry.certificate)
-    };
-    let signed = certificates
-        .iter()
-        .find(listed)
-        .ok_or(ListError::MissingCertificate)?;
+    let listed = |cert: &&SignedCertificate| cert.certificate().device_id == entry.device_id && constant_time_eq(&cert.hash(), &entry.certificate);
+    let signed = certificates.iter().find(listed).ok_or(ListError::MissingCertificate)?;
     let certificate = *signed.certificate();
-    let fits = certificate.account_id == list.account_id
-        && certificate.identity == list.identity
-        && certificate.since_version <= list.version;
+    let fits = certificate.account_id == list.account_id && certificate.identity == list.identity && certificate.since_version <= list.version;
     if !fits {
         return Err(ListError::CertificateMismatch);
     }
     signed.verify()?;
-    Ok(TrustedDevice {
-        certificate,
-        hash: entry.certificate,
-        left: false,
-    })
+    Ok(TrustedDevice { certificate, hash: entry.certificate, left: false })
 }
 
 #[cfg(test)]

@@ -74,13 +74,8 @@ impl DhSecret {
     /// # Errors
     /// [`LowOrder`] if the result is all zero, so that no peer can force a known secret.
     pub fn agree(&self, peer: &DhPublic) -> Result<Secret<32>, LowOrder> {
-        let shared =
-            StaticSecret::from(*self.secret.expose()).diffie_hellman(&PublicKey::from(peer.0));
-        if shared.was_contributory() {
-            Ok(Secret::from_bytes(shared.to_bytes()))
-        } else {
-            Err(LowOrder)
-        }
+        let shared = StaticSecret::from(*self.secret.expose()).diffie_hellman(&PublicKey::from(peer.0));
+        if shared.was_contributory() { Ok(Secret::from_bytes(shared.to_bytes())) } else { Err(LowOrder) }
     }
 }
 
@@ -117,15 +112,9 @@ mod tests {
     fn agreement_matches_another_implementation() {
         let alice = DhSecret::from_secret(Secret::from_bytes(core::array::from_fn(|i| i as u8)));
         let bob = DhSecret::from_secret(Secret::from_bytes(core::array::from_fn(|i| i as u8 + 32)));
-        assert_eq!(
-            hex::encode(bob.public().as_bytes()),
-            "358072d6365880d1aeea329adf9121383851ed21a28e3b75e965d0d2cd166254"
-        );
+        assert_eq!(hex::encode(bob.public().as_bytes()), "358072d6365880d1aeea329adf9121383851ed21a28e3b75e965d0d2cd166254");
         let shared = alice.agree(&bob.public()).unwrap();
-        assert_eq!(
-            hex::encode(shared.expose()),
-            "9663aa1da97e848a914a436d04163dfbb89178f107f1b5b77ed3854203382854"
-        );
+        assert_eq!(hex::encode(shared.expose()), "9663aa1da97e848a914a436d04163dfbb89178f107f1b5b77ed3854203382854");
         assert_eq!(bob.agree(&alice.public()).unwrap(), shared);
     }
 

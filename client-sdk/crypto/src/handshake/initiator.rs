@@ -37,10 +37,7 @@ pub(crate) fn initiate<R: CryptoRng + ?Sized>(
         dh1: keys.agreement_secret().agree(&bundle.signed_key)?,
         dh2: ephemeral.agree(&bundle.device.agreement)?,
         dh3: ephemeral.agree(&bundle.signed_key)?,
-        dh4: bundle
-            .one_time
-            .map(|key| ephemeral.agree(&key.key))
-            .transpose()?,
+        dh4: bundle.one_time.map(|key| ephemeral.agree(&key.key)).transpose()?,
         ss,
     };
     let th = Transcript {
@@ -55,28 +52,8 @@ pub(crate) fn initiate<R: CryptoRng + ?Sized>(
     }
     .hash();
     let root = RootKey::initial(&th, &agreements.secret_key());
-    let ids = PrekeyIds {
-        signed: bundle.signed_id,
-        one_time: bundle.one_time.map(|key| key.id),
-        kem: bundle.kem_id,
-    };
-    let contact = FirstContact {
-        ek: ephemeral.public(),
-        ids,
-        ct: *ct,
-    };
-    let freshness = Freshness {
-        one_time_missing: bundle.one_time.is_none(),
-        last_resort_kem: bundle.kem_kind == PrekeyKind::KemLastResort,
-    };
-    Ok((
-        Session::initiator(
-            th,
-            root,
-            bundle.signed_key,
-            FirstFlight { contact, versions },
-            now_ms,
-        ),
-        freshness,
-    ))
+    let ids = PrekeyIds { signed: bundle.signed_id, one_time: bundle.one_time.map(|key| key.id), kem: bundle.kem_id };
+    let contact = FirstContact { ek: ephemeral.public(), ids, ct: *ct };
+    let freshness = Freshness { one_time_missing: bundle.one_time.is_none(), last_resort_kem: bundle.kem_kind == PrekeyKind::KemLastResort };
+    Ok((Session::initiator(th, root, bundle.signed_key, FirstFlight { contact, versions }, now_ms), freshness))
 }

@@ -67,14 +67,7 @@ impl Agreements {
     /// `SK = HKDF(salt 0³², FF³² ‖ DH1 ‖ DH2 ‖ DH3 [‖ DH4] ‖ SS, "Kith_CURVE25519_SHA-256_ML-KEM-768")`.
     pub(crate) fn secret_key(&self) -> Secret<32> {
         let dh4: &[u8] = self.dh4.as_ref().map_or(&[], |dh| dh.expose());
-        let ikm: [&[u8]; 6] = [
-            &[0xff; 32],
-            self.dh1.expose(),
-            self.dh2.expose(),
-            self.dh3.expose(),
-            dh4,
-            self.ss.expose(),
-        ];
+        let ikm: [&[u8]; 6] = [&[0xff; 32], self.dh1.expose(), self.dh2.expose(), self.dh3.expose(), dh4, self.ss.expose()];
         hkdf(&[0; 32], &ikm, &[b"Kith_CURVE25519_SHA-256_ML-KEM-768"])
     }
 }

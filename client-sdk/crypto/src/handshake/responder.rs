@@ -46,31 +46,14 @@ pub(crate) fn accept<'a>(
     if own.agreement != keys.agreement_key() || own.device_id != keys.device_id() {
         return Err(HandshakeError::OtherDevice);
     }
-    let PrekeyIds {
-        signed,
-        one_time,
-        kem,
-    } = first.ids;
-    if prekeys.signed.id() != signed
-        || prekeys.one_time.map(PrekeySecret::id) != one_time
-        || prekeys.kem.id() != kem
-    {
+    let PrekeyIds { signed, one_time, kem } = first.ids;
+    if prekeys.signed.id() != signed || prekeys.one_time.map(PrekeySecret::id) != one_time || prekeys.kem.id() != kem {
         return Err(HandshakeError::MissingPrekey);
     }
-    let signed_key = prekeys
-        .signed
-        .as_signed()
-        .ok_or(HandshakeError::WrongPrekeyKind)?;
-    let (kem_kind, kem_key) = prekeys
-        .kem
-        .as_kem()
-        .ok_or(HandshakeError::WrongPrekeyKind)?;
+    let signed_key = prekeys.signed.as_signed().ok_or(HandshakeError::WrongPrekeyKind)?;
+    let (kem_kind, kem_key) = prekeys.kem.as_kem().ok_or(HandshakeError::WrongPrekeyKind)?;
     let one_time_key = match prekeys.one_time {
-        Some(secret) => Some(
-            secret
-                .as_one_time()
-                .ok_or(HandshakeError::WrongPrekeyKind)?,
-        ),
+        Some(secret) => Some(secret.as_one_time().ok_or(HandshakeError::WrongPrekeyKind)?),
         None => None,
     };
     let th = Transcript {
@@ -96,10 +79,5 @@ pub(crate) fn accept<'a>(
         ss: kem_key.decapsulate(&first.ct),
     };
     let root = RootKey::initial(&th, &agreements.secret_key());
-    Ok(Accepted {
-        th,
-        root,
-        signed_prekey: signed_key,
-        ids: first.ids,
-    })
+    Ok(Accepted { th, root, signed_prekey: signed_key, ids: first.ids })
 }

@@ -34,9 +34,7 @@ impl Transcript<'_> {
             self.signed.1.as_bytes(),
             &[u8::from(self.one_time.is_some())],
             &self.one_time.map_or(0, |key| key.id.get()).to_be_bytes(),
-            self.one_time
-                .as_ref()
-                .map_or(&[0; 32], |key| key.key.as_bytes()),
+            self.one_time.as_ref().map_or(&[0; 32], |key| key.key.as_bytes()),
             &[kem_kind as u8],
             &kem_id.get().to_be_bytes(),
             kem_key,

@@ -156,16 +156,8 @@ impl FirstContact {
         let ek = DhPublic::from_bytes(reader.array()?);
         let (signed, one_time, kem) = (reader.u32()?, reader.u32()?, reader.u32()?);
         let present = |id| PrekeyId::from_wire(id).ok_or(FormatError::OutOfRange("prekey id"));
-        let ids = PrekeyIds {
-            signed: present(signed)?,
-            one_time: PrekeyId::from_wire(one_time),
-            kem: present(kem)?,
-        };
-        Ok(Self {
-            ek,
-            ids,
-            ct: reader.array()?,
-        })
+        let ids = PrekeyIds { signed: present(signed)?, one_time: PrekeyId::from_wire(one_time), kem: present(kem)? };
+        Ok(Self { ek, ids, ct: reader.array()? })
     }
 }
 
@@ -180,10 +172,7 @@ pub struct Slice<'a> {
 
 impl core::fmt::Debug for Slice<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Slice")
-            .field("type", &self.header.slice_type)
-            .field("n", &self.header.n)
-            .finish_non_exhaustive()
+        f.debug_struct("Slice").field("type", &self.header.slice_type).field("n", &self.header.n).finish_non_exhaustive()
     }
 }
 
@@ -205,12 +194,7 @@ impl<'a> Slice<'a> {
             SliceType::Ordinary | SliceType::PostQuantum => None,
         };
         let sealed = reader.rest();
-        Ok(Self {
-            header,
-            first,
-            clear: &bytes[..bytes.len() - sealed.len()],
-            sealed,
-        })
+        Ok(Self { header, first, clear: &bytes[..bytes.len() - sealed.len()], sealed })
     }
 
     /// The header.

@@ -28,11 +28,7 @@ impl RootKey {
     pub(crate) fn step(&self, dh: &Secret<32>, mixed: Option<&Secret<32>>) -> (Self, ChainKey) {
         let out: Secret<64> = match mixed {
             None => hkdf(self.0.expose(), &[dh.expose()], &[b"kith/v1/root"]),
-            Some(key) => hkdf(
-                self.0.expose(),
-                &[dh.expose(), key.expose()],
-                &[b"kith/v1/root-pq"],
-            ),
+            Some(key) => hkdf(self.0.expose(), &[dh.expose(), key.expose()], &[b"kith/v1/root-pq"]),
         };
         let (mut root, mut chain) = (Secret::zeroed(), Secret::zeroed());
         root.expose_mut().copy_from_slice(&out.expose()[..32]);

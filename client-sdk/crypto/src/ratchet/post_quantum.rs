@@ -43,14 +43,8 @@ impl PqField {
         let mut reader = Reader::new(bytes);
         let (tag, e) = (reader.u8().ok()?, reader.u32().ok()?);
         let field = match tag {
-            OFFER => Self::Offer {
-                e,
-                ek: Box::new(reader.array().ok()?),
-            },
-            ANSWER => Self::Answer {
-                e,
-                ct: Box::new(reader.array().ok()?),
-            },
+            OFFER => Self::Offer { e, ek: Box::new(reader.array().ok()?) },
+            ANSWER => Self::Answer { e, ct: Box::new(reader.array().ok()?) },
             _ => return None,
         };
         reader.rest().iter().all(|byte| *byte == 0).then_some(field)
@@ -87,12 +81,7 @@ opaque_debug!(PqState, PqField);
 
 impl PqState {
     pub(crate) const fn new(now_ms: u64) -> Self {
-        Self {
-            last: 0,
-            messages: 0,
-            since_ms: now_ms,
-            phase: Phase::Idle,
-        }
+        Self { last: 0, messages: 0, since_ms: now_ms, phase: Phase::Idle }
     }
 
     /// The last epoch mixed into the root, 0 if none was.
@@ -106,8 +95,7 @@ impl PqState {
 
     /// Initiator: begins an offer if one is due and none is out (draws the 64 bytes of a KEM seed).
     pub(crate) fn offer_if_due<R: CryptoRng + ?Sized>(&mut self, rng: &mut R, now_ms: u64) {
-        let due = self.messages >= MIX_AFTER_MESSAGES
-            || now_ms.saturating_sub(self.since_ms) >= MIX_AFTER_MS;
+        let due = self.messages >= MIX_AFTER_MESSAGES || now_ms.saturating_sub(self.since_ms) >= MIX_AFTER_MS;
         if due && matches!(self.phase, Phase::Idle) && self.last < u32::MAX {
             self.phase = Phase::Offered(KemSecret::random(rng));
         }
@@ -117,10 +105,7 @@ impl PqState {
     pub(crate) fn field(&self) -> Option<PqField> {
         let e = self.last.saturating_add(1);
         match &self.phase {
-            Phase::Offered(seed) => Some(PqField::Offer {
-                e,
-                ek: seed.encapsulation_key(),
-            }),
+            Phase::Offered(seed) => Some(PqField::Offer { e, ek: seed.encapsulation_key() }),
             Phase::Answering { ct, .. } => Some(PqField::Answer { e, ct: ct.clone() }),
             Phase::Idle | Phase::Answered(_) => None,
         }
@@ -144,22 +129,11 @@ impl PqState {
 
     /// The epoch under way was mixed: erases its secrets and begins the next period.
     pub(crate) fn mixed(&mut self, now_ms: u64) {
-        *self = Self {
-            last: self.last.saturating_add(1),
-            messages: 0,
-            since_ms: now_ms,
-            phase: Phase::Idle,
-        };
+        *self = Self { last: self.last.saturating_add(1), messages: 0, since_ms: now_ms, phase: Phase::Idle };
     }
 
     /// Responder: takes an offer of the next epoch if none is outstanding; ignores every other.
-    pub(crate) fn take_offer<R: CryptoRng + ?Sized>(
-        &mut self,
-        rng: &mut R,
-        th: &[u8; 32],
-        e: u32,
-        ek: &[u8; EK_LEN],
-    ) {
+    pub(crate) fn take_offer<R: CryptoRng + ?Sized>(&mut self, rng: &mut R, th: &[u8; 32], e: u32, ek: &[u8; EK_LEN]) {
         if e == 0 || self.last.checked_add(1) != Some(e) || !matches!(self.phase, Phase::Idle) {
             return;
         }
@@ -190,10 +164,7 @@ impl PqState {
     }
 
     pub(crate) fn write(&self, writer: &mut StateWriter) {
-        writer
-            .put_u32(self.last)
-            .put_u32(self.messages)
-            .put_u64(self.since_ms);
+        writer.put_u32(self.last).put_u32(self.messages).put_u64(self.since_ms);
         match &self.phase {
             Phase::Idle => writer.put_u8(0),
             Phase::Offered(seed) => writer.put_u8(1).put(seed.seed().expose()),
@@ -208,37 +179,17 @@ impl PqState {
             0 => Phase::Idle,
             1 => Phase::Offered(KemSecret::from_seed(Secret::from_bytes(reader.array()?))),
             2 => Phase::Answered(Secret::from_bytes(reader.array()?)),
-            3 => Phase::Answering {
-                key: Secret::from_bytes(reader.array()?),
-                ct: Box::new(reader.array()?),
-            },
+            3 => Phase::Answering { key: Secret::from_bytes(reader.array()?), ct: Box::new(reader.array()?) },
             _ => return Err(FormatError::OutOfRange("post-quantum phase")),
         };
-        Ok(Self {
-            last,
-            messages,
-            since_ms,
-            phase,
-        })
+        Ok(Self { last, messages, since_ms, phase })
     }
 }
 
 /// `K_e = HKDF(0³², ss, "kith/v1/pq" ‖ TH ‖ e ‖ SHA-256(ek) ‖ SHA-256(ct))`.
 #[doc(hidden)]
 #[must_use]
-pub(crate) fn epoch_key(
-    shared: &Secret<32>,
-    th: &[u8; 32],
-    e: u32,
-    ek: &[u8; EK_LEN],
-    ct: &[u8; CT_LEN],
-) -> Secret<32> {
-    let info: [&[u8]; 5] = [
-        b"kith/v1/pq",
-        th,
-        &e.to_be_bytes(),
-        &sha256(&[ek]),
-        &sha256(&[ct]),
-    ];
+pub(crate) fn epoch_key(shared: &Secret<32>, th: &[u8; 32], e: u32, ek: &[u8; EK_LEN], ct: &[u8; CT_LEN]) -> Secret<32> {
+    let info: [&[u8]; 5] = [b"kith/v1/pq", th, &e.to_be_bytes(), &sha256(&[ek]), &sha256(&[ct])];
     hkdf(&[0; 32], &[shared.expose()], &info)
 }

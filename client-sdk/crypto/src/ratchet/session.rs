@@ -81,12 +81,7 @@ pub(crate) enum Turn {
     /// The next send makes a key and does the sending half of the root step.
     Due,
     /// A sending chain is open.
-    Sending {
-        own: DhSecret,
-        chain: ChainKey,
-        n: u32,
-        mix_epoch: u32,
-    },
+    Sending { own: DhSecret, chain: ChainKey, n: u32, mix_epoch: u32 },
 }
 
 /// The open receiving chain; its ratchet key is [`Session::their`].
@@ -140,13 +135,7 @@ struct Candidate {
 
 impl Session {
     /// The initiator's session. Its first ratchet key is made at the first send.
-    pub(crate) fn initiator(
-        th: [u8; 32],
-        root: RootKey,
-        signed_prekey: DhPublic,
-        first: FirstFlight,
-        now_ms: u64,
-    ) -> Self {
+    pub(crate) fn initiator(th: [u8; 32], root: RootKey, signed_prekey: DhPublic, first: FirstFlight, now_ms: u64) -> Self {
         Self {
             th,
             role: Role::Initiator,
@@ -191,11 +180,7 @@ impl Session {
         let (plaintext, _) = session.authenticate(slice, &candidate.key)?;
         let mut next = candidate.session;
         next.pq.count_message();
-        Ok(Opened {
-            session: next,
-            skipped: candidate.skipped,
-            plaintext,
-        })
+        Ok(Opened { session: next, skipped: candidate.skipped, plaintext })
     }
 
     pub(crate) fn id(&self) -> SessionId {
@@ -204,12 +189,7 @@ impl Session {
 
     /// Seals a slice, advancing before the ciphertext exists. Draws, in this order: 32 bytes if a ratchet key is due, 64
     /// if a post-quantum offer is due, 16 for r.
-    pub(crate) fn seal<R: CryptoRng + ?Sized>(
-        &mut self,
-        rng: &mut R,
-        plaintext: &[u8; PLAINTEXT_LEN],
-        now_ms: u64,
-    ) -> Result<Sealed, SealError> {
+    pub(crate) fn seal<R: CryptoRng + ?Sized>(&mut self, rng: &mut R, plaintext: &[u8; PLAINTEXT_LEN], now_ms: u64) -> Result<Sealed, SealError> {
         if matches!(self.turn, Turn::Due) {
             self.sending_half(rng, now_ms)?;
         }
@@ -219,32 +199,19 @@ impl Session {
         }
         let field = if opens_chain { self.pq.field() } else { None };
         self.pq.count_message();
-        let header = Header {
-            slice_type: self.slice_type(field.as_ref()),
-            r: random_array(rng),
-            ..header
-        };
+        let header = Header { slice_type: self.slice_type(field.as_ref()), r: random_array(rng), ..header };
         Ok(self.write_slice(&header, &key, plaintext, field.as_ref()))
     }
 
     /// The sending half of a root step: a new ratchet key, mixed with the post-quantum secret if one is ready.
-    fn sending_half<R: CryptoRng + ?Sized>(
-        &mut self,
-        rng: &mut R,
-        now_ms: u64,
-    ) -> Result<(), LowOrder> {
+    fn sending_half<R: CryptoRng + ?Sized>(&mut self, rng: &mut R, now_ms: u64) -> Result<(), LowOrder> {
         let own = DhSecret::random(rng);
         let shared = own.agree(&self.their)?;
         let mix = self.pq.mix_to_send();
         let mix_epoch = mix.map_or(0, |(epoch, _)| epoch);
         let (root, chain) = self.root.step(&shared, mix.map(|(_, key)| key));
         self.root = root;
-        self.turn = Turn::Sending {
-            own,
-            chain,
-            n: 0,
-            mix_epoch,
-        };
+        self.turn = Turn::Sending { own, chain, n: 0, mix_epoch };
         if mix_epoch != 0 {
             self.pq.mixed(now_ms);
         }
@@ -254,25 +221,11 @@ impl Session {
     /// Takes the next message key off the sending chain. Type and r of the header are still to be filled in.
     fn advance_sending(&mut self) -> Result<(Header, MessageKey, bool), SealError> {
         let (session_id, pn) = (self.id(), self.pn);
-        let Turn::Sending {
-            own,
-            chain,
-            n,
-            mix_epoch,
-        } = &mut self.turn
-        else {
+        let Turn::Sending { own, chain, n, mix_epoch } = &mut self.turn else {
             return Err(SealError::NoSession);
         };
         let next = n.checked_add(1).ok_or(SealError::ChainExhausted)?;
-        let header = Header {
-            slice_type: SliceType::Ordinary,
-            session_id,
-            dh: own.public(),
-            pn,
-            n: *n,
-            mix_epoch: *mix_epoch,
-            r: [0; 16],
-        };
+        let header = Header { slice_type: SliceType::Ordinary, session_id, dh: own.public(), pn, n: *n, mix_epoch: *mix_epoch, r: [0; 16] };
         let key = chain.message_key();
         *chain = chain.next();
         *n = next;
@@ -289,19 +242,10 @@ impl Session {
         }
     }
 
-    fn write_slice(
-        &self,
-        header: &Header,
-        key: &MessageKey,
-        plaintext: &[u8; PLAINTEXT_LEN],
-        field: Option<&PqField>,
-    ) -> Sealed {
+    fn write_slice(&self, header: &Header, key: &MessageKey, plaintext: &[u8; PLAINTEXT_LEN], field: Option<&PqField>) -> Sealed {
         let mut bytes = Vec::with_capacity(header.slice_type.len());
         header.write(&mut bytes);
-        let first = self
-            .first
-            .as_ref()
-            .filter(|_| header.slice_type == SliceType::First);
+        let first = self.first.as_ref().filter(|_| header.slice_type == SliceType::First);
         if let Some(first) = first {
             first.contact.write(&mut bytes);
         }
@@ -313,10 +257,7 @@ impl Session {
         }
         let (key, nonce) = key.aead(&header.r);
         aead::seal(&key, &nonce, &associated, &mut bytes, clear);
-        Sealed {
-            bytes,
-            versions: first.map(|first| first.versions),
-        }
+        Sealed { bytes, versions: first.map(|first| first.versions) }
     }
 
     /// Opens a slice of this session. Draws 32 bytes only if the slice brings a post-quantum offer that is taken.
@@ -331,20 +272,11 @@ impl Session {
         let (plaintext, field) = self.authenticate(slice, &candidate.key)?;
         let mut session = candidate.session;
         session.received(rng, &slice.header, field);
-        Ok(Opened {
-            session,
-            skipped: candidate.skipped,
-            plaintext,
-        })
+        Ok(Opened { session, skipped: candidate.skipped, plaintext })
     }
 
     /// What an authentic message changes beyond the chains.
-    fn received<R: CryptoRng + ?Sized>(
-        &mut self,
-        rng: &mut R,
-        header: &Header,
-        field: Option<PqField>,
-    ) {
+    fn received<R: CryptoRng + ?Sized>(&mut self, rng: &mut R, header: &Header, field: Option<PqField>) {
         if self.role == Role::Initiator {
             self.confirmed = true;
             self.first = None;
@@ -363,25 +295,12 @@ impl Session {
         }
     }
 
-    fn candidate(
-        &self,
-        header: &Header,
-        skipped: &SkippedKeys,
-        now_ms: u64,
-    ) -> Result<Candidate, OpenError> {
+    fn candidate(&self, header: &Header, skipped: &SkippedKeys, now_ms: u64) -> Result<Candidate, OpenError> {
         match &self.receiving {
-            Some(receiving) if header.dh == self.their && header.n >= receiving.n => {
-                self.in_chain(header.n, skipped, now_ms)
-            }
+            Some(receiving) if header.dh == self.their && header.n >= receiving.n => self.in_chain(header.n, skipped, now_ms),
             Some(_) if header.dh == self.their || self.past.contains(&header.dh) => {
-                let (key, rest) = skipped
-                    .take(self.id(), &header.dh, header.n, now_ms)
-                    .ok_or(OpenError::KeyGone)?;
-                Ok(Candidate {
-                    session: self.clone(),
-                    skipped: Some(rest),
-                    key,
-                })
+                let (key, rest) = skipped.take(self.id(), &header.dh, header.n, now_ms).ok_or(OpenError::KeyGone)?;
+                Ok(Candidate { session: self.clone(), skipped: Some(rest), key })
             }
             _ => self.new_chain(header, skipped, now_ms),
         }
@@ -404,20 +323,11 @@ impl Session {
             next.add(id, &session.their, keys, now_ms);
             changed = Some(next);
         }
-        Ok(Candidate {
-            session,
-            skipped: changed,
-            key,
-        })
+        Ok(Candidate { session, skipped: changed, key })
     }
 
     /// A message under a new ratchet key: ends the open receiving chain and does the receiving half of a root step.
-    fn new_chain(
-        &self,
-        header: &Header,
-        skipped: &SkippedKeys,
-        now_ms: u64,
-    ) -> Result<Candidate, OpenError> {
+    fn new_chain(&self, header: &Header, skipped: &SkippedKeys, now_ms: u64) -> Result<Candidate, OpenError> {
         let Turn::Sending { own, n: sent, .. } = &self.turn else {
             return Err(OpenError::EarlyStep);
         };
@@ -432,11 +342,7 @@ impl Session {
         let mixed = match header.mix_epoch {
             0 => None,
             _ if self.role == Role::Initiator => return Err(OpenError::UnknownMixEpoch),
-            epoch => Some(
-                self.pq
-                    .mix_to_receive(epoch)
-                    .ok_or(OpenError::UnknownMixEpoch)?,
-            ),
+            epoch => Some(self.pq.mix_to_receive(epoch).ok_or(OpenError::UnknownMixEpoch)?),
         };
         let (root, chain) = self.root.step(&own.agree(&header.dh)?, mixed);
         if mixed.is_some() {
@@ -464,21 +370,14 @@ impl Session {
         }
     }
 
-    fn authenticate(
-        &self,
-        slice: &Slice<'_>,
-        key: &MessageKey,
-    ) -> Result<(Zeroizing<[u8; PLAINTEXT_LEN]>, Option<PqField>), OpenError> {
+    fn authenticate(&self, slice: &Slice<'_>, key: &MessageKey) -> Result<(Zeroizing<[u8; PLAINTEXT_LEN]>, Option<PqField>), OpenError> {
         let (key, nonce) = key.aead(&slice.header.r);
         let mut buffer = Zeroizing::new([0u8; super::header::PQ_PLAINTEXT_LEN + aead::TAG_LEN]);
         let buffer = &mut buffer[..slice.sealed.len()];
         buffer.copy_from_slice(slice.sealed);
         let associated = associated_data(&self.th, slice.clear);
-        let len =
-            aead::open(&key, &nonce, &associated, buffer).map_err(|_| OpenError::NotAuthentic)?;
-        let (plain, field) = buffer[..len]
-            .split_first_chunk::<PLAINTEXT_LEN>()
-            .ok_or(OpenError::NotAuthentic)?;
+        let len = aead::open(&key, &nonce, &associated, buffer).map_err(|_| OpenError::NotAuthentic)?;
+        let (plain, field) = buffer[..len].split_first_chunk::<PLAINTEXT_LEN>().ok_or(OpenError::NotAuthentic)?;
         Ok((Zeroizing::new(*plain), PqField::read(field)))
     }
 }
@@ -501,11 +400,7 @@ fn skip(receiving: &mut Receiving, n: u32, now_ms: u64) -> Result<Vec<SkippedKey
     let mut keys = Vec::with_capacity((jump as usize).min(MAX_SKIPPED));
     while receiving.n < n {
         if receiving.n >= keep_from {
-            keys.push(SkippedKey {
-                n: receiving.n,
-                stored_ms: now_ms,
-                key: receiving.chain.message_key(),
-            });
+            keys.push(SkippedKey { n: receiving.n, stored_ms: now_ms, key: receiving.chain.message_key() });
         }
         receiving.chain = receiving.chain.next();
         receiving.n += 1;

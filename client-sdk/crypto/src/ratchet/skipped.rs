@@ -54,13 +54,7 @@ impl SkippedKeys {
     }
 
     /// The key of a late message, and the collection without it. `None` if it was used, evicted, too old or never there.
-    pub(crate) fn take(
-        &self,
-        session: SessionId,
-        dh: &DhPublic,
-        n: u32,
-        now_ms: u64,
-    ) -> Option<(MessageKey, Self)> {
+    pub(crate) fn take(&self, session: SessionId, dh: &DhPublic, n: u32, now_ms: u64) -> Option<(MessageKey, Self)> {
         let at = self.position(session, dh)?;
         let chain = &self.chains[at];
         let place = chain.keys.binary_search_by_key(&n, |key| key.n).ok()?;
@@ -74,29 +68,14 @@ impl SkippedKeys {
         if chain.keys.len() == 1 {
             next.chains.remove(at);
         } else {
-            let rest = chain
-                .keys
-                .iter()
-                .filter(|key| key.n != n)
-                .cloned()
-                .collect();
-            next.chains[at] = Arc::new(SkippedChain {
-                session,
-                dh: *dh,
-                keys: rest,
-            });
+            let rest = chain.keys.iter().filter(|key| key.n != n).cloned().collect();
+            next.chains[at] = Arc::new(SkippedChain { session, dh: *dh, keys: rest });
         }
         Some((key, next))
     }
 
     /// Adds keys of one chain (all above those already there), then evicts what is too old or too many.
-    pub(crate) fn add(
-        &mut self,
-        session: SessionId,
-        dh: &DhPublic,
-        keys: Vec<SkippedKey>,
-        now_ms: u64,
-    ) {
+    pub(crate) fn add(&mut self, session: SessionId, dh: &DhPublic, keys: Vec<SkippedKey>, now_ms: u64) {
         if keys.is_empty() {
             return;
         }
@@ -106,17 +85,9 @@ impl SkippedKeys {
                 let mut all = Vec::with_capacity(self.chains[at].keys.len() + keys.len());
                 all.extend(self.chains[at].keys.iter().cloned());
                 all.extend(keys);
-                self.chains[at] = Arc::new(SkippedChain {
-                    session,
-                    dh: *dh,
-                    keys: all,
-                });
+                self.chains[at] = Arc::new(SkippedChain { session, dh: *dh, keys: all });
             }
-            None => self.chains.push(Arc::new(SkippedChain {
-                session,
-                dh: *dh,
-                keys,
-            })),
+            None => self.chains.push(Arc::new(SkippedChain { session, dh: *dh, keys })),
         }
         self.prune(now_ms);
     }
@@ -135,21 +106,13 @@ impl SkippedKeys {
         let mut excess = self.len().saturating_sub(MAX_SKIPPED);
         let mut changed = false;
         for chain in &mut self.chains {
-            let expired = chain
-                .keys
-                .iter()
-                .take_while(|key| is_old(key, now_ms))
-                .count();
+            let expired = chain.keys.iter().take_while(|key| is_old(key, now_ms)).count();
             // Chains are in order of creation and keys in order of n, so the front of the first chain is the oldest.
             let drop = expired.max(excess.min(chain.keys.len()));
             excess = excess.saturating_sub(drop);
             if drop > 0 {
                 let keys = chain.keys[drop..].to_vec();
-                *chain = Arc::new(SkippedChain {
-                    session: chain.session,
-                    dh: chain.dh,
-                    keys,
-                });
+                *chain = Arc::new(SkippedChain { session: chain.session, dh: chain.dh, keys });
                 changed = true;
             }
         }
@@ -159,31 +122,17 @@ impl SkippedKeys {
     }
 
     fn position(&self, session: SessionId, dh: &DhPublic) -> Option<usize> {
-        self.chains
-            .iter()
-            .position(|chain| chain.session == session && chain.dh == *dh)
+        self.chains.iter().position(|chain| chain.session == session && chain.dh == *dh)
     }
 
     pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let payload = 8
-            + 2
-            + self
-                .chains
-                .iter()
-                .map(|chain| CHAIN_HEAD_LEN + chain.keys.len() * KEY_LEN)
-                .sum::<usize>();
+        let payload = 8 + 2 + self.chains.iter().map(|chain| CHAIN_HEAD_LEN + chain.keys.len() * KEY_LEN).sum::<usize>();
         let mut writer = StateWriter::new(StateKind::Skipped, payload);
         writer.put_u64(self.generation).put_count(self.chains.len());
         for chain in &self.chains {
-            writer
-                .put(chain.session.as_bytes())
-                .put(chain.dh.as_bytes())
-                .put_count(chain.keys.len());
+            writer.put(chain.session.as_bytes()).put(chain.dh.as_bytes()).put_count(chain.keys.len());
             for key in &chain.keys {
-                writer
-                    .put_u32(key.n)
-                    .put_u64(key.stored_ms)
-                    .put(key.key.0.expose());
+                writer.put_u32(key.n).put_u64(key.stored_ms).put(key.key.0.expose());
             }
         }
         writer.finish()
@@ -207,19 +156,12 @@ impl SkippedKeys {
 }
 
 fn read_chain(reader: &mut Reader<'_>) -> Result<SkippedChain, FormatError> {
-    let (session, dh) = (
-        SessionId::from_bytes(reader.array()?),
-        DhPublic::from_bytes(reader.array()?),
-    );
+    let (session, dh) = (SessionId::from_bytes(reader.array()?), DhPublic::from_bytes(reader.array()?));
     let count = reader.count(MAX_SKIPPED, KEY_LEN, "skipped keys")?;
     let mut keys = Vec::with_capacity(count);
     for _ in 0..count {
         let (n, stored_ms) = (reader.u32()?, reader.u64()?);
-        keys.push(SkippedKey {
-            n,
-            stored_ms,
-            key: MessageKey(Secret::from_bytes(reader.array()?)),
-        });
+        keys.push(SkippedKey { n, stored_ms, key: MessageKey(Secret::from_bytes(reader.array()?)) });
     }
     if keys.is_empty() || !keys.is_sorted_by(|a, b| a.n < b.n) {
         return Err(FormatError::OutOfRange("skipped keys"));
