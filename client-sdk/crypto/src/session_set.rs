@@ -270,11 +270,6 @@ impl SessionSet {
         self.skipped.generation()
     }
 
-    #[cfg(test)]
-    pub(crate) fn active_session(&self) -> Option<&Session> {
-        self.active.as_deref()
-    }
-
     /// The half of the state that every message changes: the sessions, without skipped keys.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {

@@ -2,7 +2,7 @@
 
 use crate::ResponderPrekeys;
 use crate::chain::{ChainOwner, ReceiverChain, SenderChain};
-use crate::device::{DeviceKeys, SignedCertificate};
+use crate::device::DeviceKeys;
 use crate::id::{AccountId, ClientMsgId, ConversationId, DeviceId, Incarnation};
 use crate::identity::AccountIdentity;
 use crate::incoming::{Envelope, FirstContact, Incoming, IncomingError, open};
@@ -42,7 +42,6 @@ pub(crate) struct Person {
     pub(crate) rng: StdRng,
     pub(crate) account: AccountIdentity,
     pub(crate) keys: DeviceKeys,
-    pub(crate) certificate: SignedCertificate,
     pub(crate) list: TrustedList,
     pub(crate) chain: SenderChain,
     pub(crate) received: Vec<ReceiverChain>,
@@ -52,7 +51,7 @@ pub(crate) struct Person {
 }
 
 /// A message on its way.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Sent {
     pub(crate) from: (AccountId, DeviceId),
     pub(crate) outgoing: Outgoing,
@@ -78,7 +77,7 @@ impl Person {
             kem: PrekeySecret::kem_one_time(&mut rng, id.next().unwrap().next().unwrap(), NOW),
         };
         let chain = SenderChain::new(owner);
-        Self { rng, account, keys, certificate, list, chain, received: vec![], replay: ReplayMemory::new(), prekeys, next_id: 0 }
+        Self { rng, account, keys, list, chain, received: vec![], replay: ReplayMemory::new(), prekeys, next_id: 0 }
     }
 
     /// The server ran out of one-time keys: what is left is the last-resort KEM key.

@@ -89,6 +89,11 @@ impl PqState {
         self.last
     }
 
+    #[cfg(test)]
+    pub(crate) const fn messages(&self) -> u32 {
+        self.messages
+    }
+
     pub(crate) const fn count_message(&mut self) {
         self.messages = self.messages.saturating_add(1);
     }
@@ -187,8 +192,6 @@ impl PqState {
 }
 
 /// `K_e = HKDF(0³², ss, "kith/v1/pq" ‖ TH ‖ e ‖ SHA-256(ek) ‖ SHA-256(ct))`.
-#[doc(hidden)]
-#[must_use]
 pub(crate) fn epoch_key(shared: &Secret<32>, th: &[u8; 32], e: u32, ek: &[u8; EK_LEN], ct: &[u8; CT_LEN]) -> Secret<32> {
     let info: [&[u8]; 5] = [b"kith/v1/pq", th, &e.to_be_bytes(), &sha256(&[ek]), &sha256(&[ct])];
     hkdf(&[0; 32], &[shared.expose()], &info)
