@@ -1,5 +1,15 @@
 //! Plain values and decisions. Nothing here does input or output, reads a clock or draws a random number.
 
+mod bucket;
 mod clock;
+pub mod device_list;
+pub mod login;
+pub mod prekeys;
+pub mod signature;
+pub mod statement;
+mod username;
 
+pub use bucket::{Bucket, Rate};
 pub use clock::Clock;
+pub use statement::StatementError;
+pub use username::{Username, WrongUsername};
