@@ -6,6 +6,7 @@
 //!
 //! Not here: sockets, HTTP, frames beyond the types that travel, anything about what is inside a message.
 
+pub mod accounts;
 pub mod domain;
 pub mod log;
 pub mod sqlite;

@@ -87,13 +87,13 @@ CREATE TABLE prekey (
     UNIQUE (device_no, kind, id)
 ) STRICT;
 
--- Token buckets of handed-out one-time prekeys, as the time at which the bucket is full again. requester_no 0 is all requesters together.
+-- Token buckets of handed-out one-time prekeys, as the time (microseconds) at which the bucket is full again. requester_no 0 is all requesters together.
 CREATE TABLE prekey_fetch (
     device_no    INTEGER NOT NULL,
     requester_no INTEGER NOT NULL,
-    full_at_ms   INTEGER NOT NULL,
-    PRIMARY KEY (device_no, requester_no)
-) STRICT, WITHOUT ROWID;
+    full_at_us   INTEGER NOT NULL,
+    UNIQUE (device_no, requester_no)
+) STRICT;
 
 -- One row per login. Hashes of the newest refresh token and of the one before it.
 CREATE TABLE refresh_token (

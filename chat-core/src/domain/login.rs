@@ -75,8 +75,18 @@ mod tests {
             assert!(is_origin(good), "{good}");
         }
         let cases = [
-            "", "https://chat.example", "https://Chat.example:443", "ftp://a:1", "https://a:443/", "https://a:0", "https://a:0443", "https://u@a:1",
-            "https://:443", "https://a:65536", "http://[::g]:1", "https://ä:1",
+            "",
+            "https://chat.example",
+            "https://Chat.example:443",
+            "ftp://a:1",
+            "https://a:443/",
+            "https://a:0",
+            "https://a:0443",
+            "https://u@a:1",
+            "https://:443",
+            "https://a:65536",
+            "http://[::g]:1",
+            "https://ä:1",
         ];
         for wrong in cases {
             assert!(!is_origin(wrong), "{wrong}");
