@@ -179,6 +179,8 @@ pub mod x25519;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod vectors;
 
 pub use bytes::{FormatError, StateError};
 pub use handshake::initiator::Freshness;

@@ -46,7 +46,7 @@ pub struct BodyAddress {
 
 impl BodyAddress {
     /// conversation ‖ sender device ‖ client_msg_id.
-    fn to_bytes(self) -> [u8; 48] {
+    pub(crate) fn to_bytes(self) -> [u8; 48] {
         let mut out = [0; 48];
         out[..16].copy_from_slice(self.conversation.as_bytes());
         out[16..32].copy_from_slice(self.device.as_bytes());

@@ -109,9 +109,14 @@ impl VerifyingKey {
     /// # Errors
     /// [`SignatureError::BadSignature`] if the signature is not this key's over this label and these fields.
     pub fn verify(&self, label: Label, fields: &[&[u8]], signature: &Signature) -> Result<(), SignatureError> {
+        self.verify_string(&signed_string(label, fields), signature)
+    }
+
+    /// Verifies a whole signed string strictly.
+    pub(crate) fn verify_string(&self, signed: &[u8], signature: &Signature) -> Result<(), SignatureError> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError::BadKey)?;
         let signature = ed25519_dalek::Signature::from_bytes(signature.as_bytes());
-        key.verify_strict(&signed_string(label, fields), &signature).map_err(|_| SignatureError::BadSignature)
+        key.verify_strict(signed, &signature).map_err(|_| SignatureError::BadSignature)
     }
 }
 

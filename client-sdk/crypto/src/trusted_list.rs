@@ -183,7 +183,7 @@ impl TrustedList {
         known: &impl KnownDevices,
     ) -> Result<Self, ListError> {
         let former = follow(lineage, list)?;
-        if list.version == 1 && list.prev_hash != [0; 32] {
+        if (list.version == 1) != (list.prev_hash == [0; 32]) {
             return Err(ListError::BrokenChain);
         }
         if list.version == 0 {

@@ -5,7 +5,7 @@ use super::{Agreements, HandshakeError};
 use crate::device::{DeviceKeys, Party};
 use crate::id::ConversationId;
 use crate::prekey::PrekeySecret;
-use crate::ratchet::header::{PrekeyIds, SessionId, Slice};
+use crate::ratchet::header::{Header, PrekeyIds, SessionId, Slice};
 use crate::ratchet::keys::RootKey;
 use crate::replay::ReplayMemory;
 use crate::x25519::DhSecret;
@@ -29,6 +29,11 @@ pub(crate) struct Accepted<'a> {
     pub(crate) ids: PrekeyIds,
 }
 
+/// A session begins with counters of zero; N may be more, for earlier messages may be lost.
+pub(crate) const fn check_initial(header: &Header) -> Result<(), HandshakeError> {
+    if header.pn == 0 && header.mix_epoch == 0 { Ok(()) } else { Err(HandshakeError::NotInitial) }
+}
+
 /// Runs the responder's side. Nothing is remembered or erased here: that comes after the first slice and body are good.
 pub(crate) fn accept<'a>(
     keys: &DeviceKeys,
@@ -40,9 +45,7 @@ pub(crate) fn accept<'a>(
     replay: &ReplayMemory,
 ) -> Result<Accepted<'a>, HandshakeError> {
     let first = slice.first.as_deref().ok_or(HandshakeError::NotFirst)?;
-    if slice.header.pn != 0 || slice.header.mix_epoch != 0 {
-        return Err(HandshakeError::NotInitial);
-    }
+    check_initial(&slice.header)?;
     if own.agreement != keys.agreement_key() || own.device_id != keys.device_id() {
         return Err(HandshakeError::OtherDevice);
     }
