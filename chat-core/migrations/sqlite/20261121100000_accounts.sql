@@ -13,7 +13,9 @@ CREATE TABLE account (
     list_hash       BLOB    NOT NULL,
     created_ms      INTEGER NOT NULL,
     -- Others see neither online nor last seen.
-    presence_hidden INTEGER NOT NULL DEFAULT 0
+    presence_hidden INTEGER NOT NULL DEFAULT 0,
+    -- When its last connection ended.
+    last_seen_ms    INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- A current device is one with revoked_ms IS NULL.
@@ -27,6 +29,7 @@ CREATE TABLE device (
     linked_ms        INTEGER NOT NULL,
     -- The list version since which it is on the list.
     list_since       INTEGER NOT NULL,
+    -- When it last logged in or refreshed its tokens.
     last_seen_ms     INTEGER NOT NULL DEFAULT 0,
     revoked_ms       INTEGER,
     -- The largest connection epoch and send counter seen; written by the message log.

@@ -274,7 +274,6 @@ pub(super) async fn a_revoked_device_can_do_nothing(store: Store) {
         store.prekeys(laptop.at).await.err(),
         store.add_prekeys(more_keys(&laptop, vec![prekey(&laptop, Kind::OneTime, 99)]), CAPS).await.err(),
         store.take_bundles(bundles(&laptop, &alice), NOW).await.err(),
-        store.hide_presence(laptop.at, true).await.err(),
         store.publish(Some(laptop.at), next, NOW).await.err(),
         store.leave(laptop.at, 3, signed(laptop.leave(3)), NOW).await.err(),
     ];
@@ -481,13 +480,14 @@ pub(super) async fn logins_per_device_are_bounded(store: Store) {
 }
 
 pub(super) async fn presence_is_kept(store: Store) {
-    let (alice, phone) = account(&store, "alice", 0).await;
+    let (alice, _) = account(&store, "alice", 0).await;
     let (bob, _) = account(&store, "bob", 0).await;
-    store.hide_presence(phone.at, true).await.unwrap();
-    store.seen(vec![(phone.at, NOW + 9), (phone.at, NOW + 3), (bob.device("unknown").at, NOW + 99)]).await.unwrap();
+    store.hide_presence(alice.account, true).await.unwrap();
+    let seen = vec![(alice.account, NOW + 9), (alice.account, NOW + 3), (Owner::new("nobody").account, NOW)];
+    store.seen(seen).await.unwrap();
     let settings = store.presence(vec![alice.account, Owner::new("nobody").account, bob.account]).await.unwrap();
     let settings: Vec<_> = settings.iter().map(|s| (s.account, s.hidden, s.last_seen_ms)).collect();
-    assert_eq!(settings, [(alice.account, true, NOW + 9), (bob.account, false, NOW)]);
+    assert_eq!(settings, [(alice.account, true, NOW + 9), (bob.account, false, 0)]);
 }
 
 pub(super) async fn a_secret_is_made_once(store: Store) {

@@ -157,7 +157,7 @@ pub struct OwnDevice {
     pub name: Option<String>,
     /// When it came onto the list.
     pub linked_ms: u64,
-    /// When it was last seen; 0 for never.
+    /// When it last logged in or refreshed its tokens, which a connected device does every few minutes.
     pub last_seen_ms: u64,
 }
 
@@ -233,7 +233,7 @@ pub struct PresenceSetting {
     pub account: AccountId,
     /// It hides itself.
     pub hidden: bool,
-    /// When one of its devices was last seen; 0 for never.
+    /// When its last connection ended; Unix milliseconds, 0 for never.
     pub last_seen_ms: u64,
 }
 
@@ -319,11 +319,11 @@ pub trait Accounts: Send + Sync + fmt::Debug {
     /// Hands out bundles. Each one-time key is in one answer only, ever. `UnknownAccount` if there is none.
     async fn take_bundles(&self, request: BundleRequest, now_ms: u64) -> Result<Bundles, AccountsError>;
 
-    /// Notes when devices were last seen (by maximum). Unknown ones are left out.
-    async fn seen(&self, seen: Vec<(DeviceRef, u64)>) -> Result<(), AccountsError>;
+    /// Notes when accounts were last seen (by maximum). Unknown ones are left out.
+    async fn seen(&self, seen: Vec<(AccountId, u64)>) -> Result<(), AccountsError>;
 
-    /// Hides or shows the caller's account's presence.
-    async fn hide_presence(&self, caller: DeviceRef, hidden: bool) -> Result<(), AccountsError>;
+    /// Hides or shows an account's presence.
+    async fn hide_presence(&self, account: AccountId, hidden: bool) -> Result<(), AccountsError>;
 
     /// What others may see of these accounts; unknown ones are left out.
     async fn presence(&self, accounts: Vec<AccountId>) -> Result<Vec<PresenceSetting>, AccountsError>;

@@ -94,24 +94,21 @@ pub(super) fn own(db: &Connection, caller: DeviceRef) -> Result<(u64, Vec<OwnDev
     Ok((loaded(version), rows.collect::<Result<_, _>>()?))
 }
 
-pub(super) fn seen(db: &Connection, seen: &[(DeviceRef, u64)]) -> Result<(), Failure> {
-    let sql = "UPDATE device SET last_seen_ms = max(last_seen_ms, ?) WHERE id = ? AND account_no = (SELECT no FROM account WHERE id = ?)";
-    let mut update = db.prepare_cached(sql)?;
-    for (device, at_ms) in seen {
-        update.execute(params![stored(*at_ms), device.device.0, device.account.0])?;
+pub(super) fn seen(db: &Connection, seen: &[(AccountId, u64)]) -> Result<(), Failure> {
+    let mut update = db.prepare_cached("UPDATE account SET last_seen_ms = max(last_seen_ms, ?) WHERE id = ?")?;
+    for (account, at_ms) in seen {
+        update.execute(params![stored(*at_ms), account.0])?;
     }
     Ok(())
 }
 
-pub(super) fn hide_presence(db: &Connection, caller: DeviceRef, hidden: bool) -> Result<(), Failure> {
-    let account_no = current(db, caller)?.account;
-    db.prepare_cached("UPDATE account SET presence_hidden = ? WHERE no = ?")?.execute(params![hidden, account_no])?;
+pub(super) fn hide_presence(db: &Connection, account: AccountId, hidden: bool) -> Result<(), rusqlite::Error> {
+    db.prepare_cached("UPDATE account SET presence_hidden = ? WHERE id = ?")?.execute(params![hidden, account.0])?;
     Ok(())
 }
 
 pub(super) fn presence(db: &Connection, accounts: &[AccountId]) -> Result<Vec<PresenceSetting>, Failure> {
-    let sql = "SELECT presence_hidden, (SELECT coalesce(max(last_seen_ms), 0) FROM device WHERE account_no = account.no) FROM account WHERE id = ?";
-    let mut query = db.prepare_cached(sql)?;
+    let mut query = db.prepare_cached("SELECT presence_hidden, last_seen_ms FROM account WHERE id = ?")?;
     let mut found = Vec::with_capacity(accounts.len());
     for account in accounts {
         let setting = |row: &Row<'_>| Ok(PresenceSetting { account: *account, hidden: row.get(0)?, last_seen_ms: loaded(row.get(1)?) });

@@ -22,11 +22,17 @@ pub(super) fn open(db: &Connection, device: DeviceRef, login: &NewLogin, now_ms:
     db.prepare_cached(sql)?.execute([device_no, LOGINS_PER_DEVICE - 1])?;
     let sql = "INSERT INTO refresh_token (family, device_no, current, rotated_ms, expires_ms) VALUES (?, ?, ?, ?, ?)";
     db.prepare_cached(sql)?.execute(params![login.family, device_no, login.token, stored(now_ms), stored(login.expires_ms)])?;
+    seen(db, device_no, now_ms)?;
+    Ok(())
+}
+
+fn seen(db: &Connection, device_no: i64, now_ms: u64) -> Result<(), rusqlite::Error> {
     db.prepare_cached("UPDATE device SET last_seen_ms = max(last_seen_ms, ?) WHERE no = ?")?.execute([stored(now_ms), device_no])?;
     Ok(())
 }
 
 struct Family {
+    device_no: i64,
     device: DeviceRef,
     revoked: bool,
     current: Bytes32,
@@ -54,11 +60,12 @@ pub(super) fn refresh(db: &Connection, refresh: &Refresh, now_ms: u64) -> Result
         return Ok(None);
     };
     db.prepare_cached(sql)?.execute(params![refresh.family, refresh.next, stored(now_ms), stored(refresh.expires_ms)])?;
+    seen(db, family.device_no, now_ms)?;
     Ok(Some(family.device))
 }
 
 fn find(db: &Connection, family: &[u8; 16]) -> Result<Option<Family>, Failure> {
-    let sql = "SELECT a.id, d.id, d.revoked_ms IS NOT NULL, r.current, r.previous, r.rotated_ms, r.expires_ms
+    let sql = "SELECT a.id, d.id, d.revoked_ms IS NOT NULL, r.current, r.previous, r.rotated_ms, r.expires_ms, d.no
                FROM refresh_token r JOIN device d ON d.no = r.device_no JOIN account a ON a.no = d.account_no WHERE r.family = ?";
     let found = db.prepare_cached(sql)?.query_row([family], |row| {
         Ok(Family {
@@ -68,6 +75,7 @@ fn find(db: &Connection, family: &[u8; 16]) -> Result<Option<Family>, Failure> {
             previous: row.get(4)?,
             rotated_ms: loaded(row.get(5)?),
             expires_ms: loaded(row.get(6)?),
+            device_no: row.get(7)?,
         })
     });
     Ok(found.optional()?)

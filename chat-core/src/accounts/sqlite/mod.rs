@@ -179,12 +179,12 @@ impl Accounts for SqliteAccounts {
         self.write("prekey.take", move |write| bundles::take(write.tx(), &request, now_ms)).await
     }
 
-    async fn seen(&self, seen: Vec<(DeviceRef, u64)>) -> Result<(), AccountsError> {
-        self.write("device.seen", move |write| devices::seen(write.tx(), &seen)).await
+    async fn seen(&self, seen: Vec<(AccountId, u64)>) -> Result<(), AccountsError> {
+        self.write("account.seen", move |write| devices::seen(write.tx(), &seen)).await
     }
 
-    async fn hide_presence(&self, caller: DeviceRef, hidden: bool) -> Result<(), AccountsError> {
-        self.write("account.hide_presence", move |write| devices::hide_presence(write.tx(), caller, hidden)).await
+    async fn hide_presence(&self, account: AccountId, hidden: bool) -> Result<(), AccountsError> {
+        self.write("account.hide_presence", move |write| Ok(devices::hide_presence(write.tx(), account, hidden)?)).await
     }
 
     async fn presence(&self, accounts: Vec<AccountId>) -> Result<Vec<PresenceSetting>, AccountsError> {
