@@ -2,4 +2,7 @@
 //!
 //! Not here: SQL, the rules of accounts and of the message log (`kith-chat-core`), anything about what is inside a message.
 
+pub mod connection;
+pub mod sessions;
+pub mod socket;
 pub mod token;

@@ -1,0 +1,144 @@
+//! Counts of what connections do, for `/metrics`. Labels are closed sets; nothing here names anybody.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kith_proto::v1;
+
+/// Upper bounds of the latency buckets, in microseconds; the last bucket has none.
+pub const LATENCY_BOUNDS_US: [u64; 15] =
+    [100, 200, 400, 700, 1_000, 2_000, 4_000, 7_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
+
+const CODES: usize = 64;
+
+/// One number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    /// Some more.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// So far.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many are there just now.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub(super) fn up(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Just now.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Latencies in fixed buckets.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Latency {
+    /// Notes one.
+    pub fn record(&self, us: u64) {
+        let at = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
+        self.buckets[at].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// Counts per bucket of [`LATENCY_BOUNDS_US`], not cumulative, the unbounded one last; and the sum in microseconds.
+    #[must_use]
+    pub fn snapshot(&self) -> ([u64; LATENCY_BOUNDS_US.len() + 1], u64) {
+        (std::array::from_fn(|at| self.buckets[at].load(Ordering::Relaxed)), self.sum_us.load(Ordering::Relaxed))
+    }
+}
+
+/// Everything the sessions count.
+#[derive(Debug)]
+pub struct Counters {
+    /// Sockets that are open.
+    pub connections: Gauge,
+    /// Of these, the ones that have not said who they are.
+    pub unauthenticated: Gauge,
+    /// Upgrades refused because there were too many connections.
+    pub turned_away: Counter,
+    /// Connections that became usable.
+    pub logins: Counter,
+    /// Appends that the log accepted, duplicates left out.
+    pub accepted: Counter,
+    /// Appends that were duplicates.
+    pub duplicates: Counter,
+    /// Live deliveries put into an inbox.
+    pub delivered_live: Counter,
+    /// Entries delivered from the log.
+    pub delivered_from_log: Counter,
+    /// Inboxes that ran over.
+    pub overflows: Counter,
+    /// Devices that the keep-alive found behind.
+    pub rescues: Counter,
+    /// Connections that took longer to take what was sent than the keep-alive allows.
+    pub too_slow: Counter,
+    /// Appends on their way through the log.
+    pub in_log: Gauge,
+    /// From the frame to the answer of the log; one send in sixteen is measured.
+    pub accept_latency: Latency,
+    refused: [Counter; CODES],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            connections: Gauge::default(),
+            unauthenticated: Gauge::default(),
+            turned_away: Counter::default(),
+            logins: Counter::default(),
+            accepted: Counter::default(),
+            duplicates: Counter::default(),
+            delivered_live: Counter::default(),
+            delivered_from_log: Counter::default(),
+            overflows: Counter::default(),
+            rescues: Counter::default(),
+            too_slow: Counter::default(),
+            in_log: Gauge::default(),
+            accept_latency: Latency::default(),
+            refused: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl Counters {
+    /// An error or goodbye went out.
+    pub fn refused(&self, code: i32) {
+        let at = usize::try_from(code).ok().filter(|at| *at < CODES).unwrap_or(0);
+        self.refused[at].one();
+    }
+
+    /// Errors and goodbyes by code, those that occurred.
+    pub fn refusals(&self) -> impl Iterator<Item = (v1::ErrorCode, u64)> + '_ {
+        self.refused.iter().enumerate().filter_map(|(code, count)| {
+            let code = v1::ErrorCode::try_from(i32::try_from(code).ok()?).ok()?;
+            Some((code, count.value())).filter(|(_, count)| *count > 0)
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! Who is online, for those who may know: accounts with whom both have sent, unless either hides.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Weak},
+};
+
+use async_trait::async_trait;
+use kith_chat_core::{
+    accounts::{Accounts, AccountsError, PresenceSetting},
+    log::LogError,
+};
+use kith_proto::{id::AccountId, v1, v1::server_frame::Kind};
+use parking_lot::Mutex;
+
+use super::{Session, Sessions};
+
+/// The little of [`Accounts`] that presence needs.
+#[async_trait]
+pub trait PresenceStore: Send + Sync + std::fmt::Debug {
+    /// What is known of these accounts; unknown ones are left out.
+    async fn presence(&self, accounts: &[AccountId]) -> Result<Vec<PresenceSetting>, LogError>;
+    /// The account's own setting.
+    async fn set_hidden(&self, account: AccountId, hidden: bool) -> Result<(), LogError>;
+    /// When accounts were last seen; a batch.
+    async fn seen(&self, seen: &[(AccountId, u64)]) -> Result<(), LogError>;
+}
+
+#[async_trait]
+impl PresenceStore for Arc<dyn Accounts> {
+    async fn presence(&self, accounts: &[AccountId]) -> Result<Vec<PresenceSetting>, LogError> {
+        Accounts::presence(&**self, accounts.to_vec()).await.map_err(unavailable)
+    }
+
+    async fn set_hidden(&self, account: AccountId, hidden: bool) -> Result<(), LogError> {
+        self.hide_presence(account, hidden).await.map_err(unavailable)
+    }
+
+    async fn seen(&self, seen: &[(AccountId, u64)]) -> Result<(), LogError> {
+        Accounts::seen(&**self, seen.to_vec()).await.map_err(unavailable)
+    }
+}
+
+fn unavailable(failure: AccountsError) -> LogError {
+    match failure {
+        AccountsError::Overloaded => LogError::Overloaded,
+        other => LogError::Unavailable(Box::new(other)),
+    }
+}
+
+/// Something about an account has changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Change {
+    account: AccountId,
+    /// It has just gone offline.
+    last_seen_ms: Option<u64>,
+}
+
+/// Who watches whom.
+#[derive(Debug)]
+pub(super) struct Presence {
+    store: Arc<dyn PresenceStore>,
+    watches: Mutex<Watches>,
+}
+
+#[derive(Debug, Default)]
+struct Watches {
+    /// Watchers by the account watched.
+    of: HashMap<AccountId, Vec<(u64, Weak<Session>)>>,
+    /// Accounts watched by connection.
+    by: HashMap<u64, Vec<AccountId>>,
+}
+
+impl Watches {
+    fn forget(&mut self, connection: u64) {
+        for account in self.by.remove(&connection).unwrap_or_default() {
+            if let Some(watchers) = self.of.get_mut(&account) {
+                watchers.retain(|(id, _)| *id != connection);
+                if watchers.is_empty() {
+                    self.of.remove(&account);
+                }
+            }
+        }
+    }
+}
+
+impl Presence {
+    pub(super) fn new(store: Arc<dyn PresenceStore>) -> Self {
+        Self { store, watches: Mutex::default() }
+    }
+
+    /// The connection is over.
+    pub(super) fn forget(&self, connection: u64) {
+        self.watches.lock().forget(connection);
+    }
+
+    fn replace(&self, session: &Arc<Session>, accounts: &[AccountId]) {
+        let mut watches = self.watches.lock();
+        watches.forget(session.id());
+        if accounts.is_empty() {
+            return;
+        }
+        for account in accounts {
+            watches.of.entry(*account).or_default().push((session.id(), Arc::downgrade(session)));
+        }
+        watches.by.insert(session.id(), accounts.to_vec());
+    }
+
+    fn watchers(&self, account: &AccountId) -> Vec<Arc<Session>> {
+        let watches = self.watches.lock();
+        watches.of.get(account).into_iter().flatten().filter_map(|(_, session)| session.upgrade()).collect()
+    }
+}
+
+impl Sessions {
+    /// The account has come online, or changed its setting.
+    pub(super) fn presence_changed(&self, account: AccountId) {
+        if self.presence.watches.lock().of.contains_key(&account) {
+            self.courier.presence(Change { account, last_seen_ms: None });
+        }
+    }
+
+    /// The account's last connection is gone.
+    pub(super) fn last_seen(&self, account: AccountId) {
+        self.courier.presence(Change { account, last_seen_ms: Some(self.clock.now_ms()) });
+    }
+
+    /// Replaces what a connection watches, and tells the current state of those it may see.
+    pub(super) async fn watch(&self, session: &Arc<Session>, accounts: &[AccountId]) -> Result<Vec<v1::Presence>, LogError> {
+        let me = session.device().account;
+        let allowed = self.log.mutual(me, accounts).await?;
+        // Watching begins before the state is read, so that no change falls between.
+        self.presence.replace(session, &allowed);
+        self.visible(me, &allowed).await
+    }
+
+    pub(super) async fn hide(&self, account: AccountId, hidden: bool) -> Result<(), LogError> {
+        self.presence.store.set_hidden(account, hidden).await?;
+        self.presence_changed(account);
+        Ok(())
+    }
+
+    /// The presence of `accounts` as `viewer` may see it.
+    async fn visible(&self, viewer: AccountId, accounts: &[AccountId]) -> Result<Vec<v1::Presence>, LogError> {
+        if accounts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut asked = accounts.to_vec();
+        asked.push(viewer);
+        let stored = self.presence.store.presence(&asked).await?;
+        let viewer_hides = stored.iter().any(|s| s.account == viewer && s.hidden);
+        let stored: HashMap<_, _> = stored.into_iter().map(|s| (s.account, s)).collect();
+        Ok(accounts.iter().map(|account| self.shown(*account, stored.get(account), viewer_hides)).collect())
+    }
+
+    /// Somebody hidden looks like somebody who was never seen.
+    fn shown(&self, account: AccountId, stored: Option<&PresenceSetting>, viewer_hides: bool) -> v1::Presence {
+        let hidden = viewer_hides || stored.is_some_and(|s| s.hidden);
+        let online = !hidden && self.online(account);
+        let last_seen_ms = if hidden || online { 0 } else { stored.map_or(0, |s| s.last_seen_ms) };
+        v1::Presence { account: account.to_bytes(), online, last_seen_ms }
+    }
+
+    /// Stores when accounts were last seen and tells watchers what changed.
+    pub(super) async fn push_presence(&self, changes: Vec<Change>) {
+        let gone: Vec<_> = changes.iter().filter(|c| !self.online(c.account)).filter_map(|c| Some((c.account, c.last_seen_ms?))).collect();
+        if !gone.is_empty() {
+            // Not repeated: last seen is a courtesy, and the next disconnect tells it anew.
+            let _ = self.presence.store.seen(&gone).await;
+        }
+        let accounts: HashSet<AccountId> = changes.iter().map(|c| c.account).collect();
+        for account in accounts {
+            for watcher in self.presence.watchers(&account) {
+                if let Ok(presences) = self.visible(watcher.device().account, &[account]).await {
+                    self.push_to(&watcher, presences);
+                }
+            }
+        }
+    }
+
+    fn push_to(&self, session: &Session, presences: Vec<v1::Presence>) {
+        for presence in presences {
+            if session.push(Kind::Presence(presence), self.inbox_limit()) {
+                session.wake();
+            }
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Sessions over a log, and clients whose sockets are channels.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::{Sink, Stream, task::AtomicWaker};
+use kith_chat_core::{
+    accounts::PresenceSetting,
+    domain::Clock,
+    log::{Admission, LogError, MessageLog, Resolved},
+};
+use kith_proto::{
+    id::{AccountId, ConversationId, DeviceId, DeviceRef},
+    v1,
+    v1::{client_frame, server_frame::Kind},
+};
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::super::{Ports, PresenceStore, SessionSettings, Sessions};
+use crate::{
+    connection::Outgoing,
+    socket::{Inbound, Pump, SocketError},
+    token::TokenKey,
+};
+
+pub(crate) const UNIX_MS: u64 = 1_000_000;
+const TOKEN_UNTIL_MS: u64 = UNIX_MS + 600_000;
+const DEADLINE: Duration = Duration::from_secs(100);
+
+pub(crate) fn device(account: u8, device: u8) -> DeviceRef {
+    DeviceRef { account: AccountId([account; 16]), device: DeviceId([device; 16]) }
+}
+
+pub(crate) fn direct(a: DeviceRef, b: DeviceRef) -> ConversationId {
+    ConversationId::direct(a.account, b.account)
+}
+
+pub(crate) fn text_to(from: DeviceRef, to: DeviceRef, n: u64) -> v1::Send {
+    let mut client_msg_id = [0; 16];
+    client_msg_id[..8].copy_from_slice(&n.to_be_bytes());
+    v1::Send {
+        conversation: direct(from, to).to_bytes(),
+        recipient: to.account.to_bytes(),
+        client_msg_id: client_msg_id.to_vec().into(),
+        body: format!("body {n}").into(),
+        slices: vec![v1::Slice { device: to.device.to_bytes(), data: "slice".into() }],
+        device_counter: n.max(1),
+        ..v1::Send::default()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct FakePresence(Mutex<HashMap<AccountId, PresenceSetting>>);
+
+impl FakePresence {
+    fn change(&self, account: AccountId, change: impl FnOnce(&mut PresenceSetting)) {
+        change(self.0.lock().entry(account).or_insert(PresenceSetting { account, hidden: false, last_seen_ms: 0 }));
+    }
+}
+
+#[async_trait]
+impl PresenceStore for FakePresence {
+    async fn presence(&self, accounts: &[AccountId]) -> Result<Vec<PresenceSetting>, LogError> {
+        let known = self.0.lock();
+        Ok(accounts.iter().filter_map(|account| known.get(account).copied()).collect())
+    }
+
+    async fn set_hidden(&self, account: AccountId, hidden: bool) -> Result<(), LogError> {
+        self.change(account, |stored| stored.hidden = hidden);
+        Ok(())
+    }
+
+    async fn seen(&self, seen: &[(AccountId, u64)]) -> Result<(), LogError> {
+        seen.iter().for_each(|(account, at)| self.change(*account, |stored| stored.last_seen_ms = *at));
+        Ok(())
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) clock: Arc<AtomicU64>,
+    tokens: TokenKey,
+    shutdown: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Rig {
+    pub(crate) fn start(settings: SessionSettings, log: Arc<dyn MessageLog>, resolved: mpsc::Receiver<Vec<Resolved>>) -> Self {
+        let clock = Arc::new(AtomicU64::new(UNIX_MS));
+        let tokens = TokenKey::new([7; 32]);
+        let ports = Ports {
+            log,
+            resolved,
+            presence: Arc::new(FakePresence::default()),
+            tokens: tokens.clone(),
+            clock: Clock::Manual(Arc::clone(&clock)),
+            admit_send: Box::new(|_| Admission::Admitted),
+        };
+        let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let sessions = Sessions::start(settings, ports, &shutdown, &tracker);
+        Self { sessions, clock, tokens, shutdown, tracker }
+    }
+
+    pub(crate) fn token(&self, device: DeviceRef) -> String {
+        self.tokens.issue(device, TOKEN_UNTIL_MS)
+    }
+
+    pub(crate) fn token_until(&self, device: DeviceRef, until_ms: u64) -> String {
+        self.tokens.issue(device, until_ms)
+    }
+
+    /// A socket whose upgrade has been answered.
+    pub(crate) fn open(&self) -> Client {
+        let permit = self.sessions.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("there is room");
+        let (to_server, incoming) = mpsc::unbounded_channel();
+        let (outgoing, from_server) = mpsc::unbounded_channel();
+        let stall = Arc::new(Stall::default());
+        let socket = ChannelSocket { incoming, outgoing, stall: Arc::clone(&stall) };
+        self.sessions.spawn(Pump::new(socket, Arc::clone(&self.sessions), permit, false));
+        Client { to_server, from_server, stall, next_id: 1 }
+    }
+
+    pub(crate) async fn connect(&self, device: DeviceRef, epoch: u64) -> Client {
+        let mut client = self.open();
+        client.hello(self.token(device), epoch);
+        assert!(matches!(client.next().await, Some(Kind::Welcome(_))));
+        client
+    }
+
+    /// Connected, and nothing is missing any more.
+    pub(crate) async fn level(&self, device: DeviceRef, epoch: u64) -> Client {
+        let mut client = self.connect(device, epoch).await;
+        assert!(matches!(client.next().await, Some(Kind::CaughtUp(_))));
+        client
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.tracker.close();
+        timeout(DEADLINE, self.tracker.wait()).await.expect("all tasks end");
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Stall {
+    full: AtomicBool,
+    waker: AtomicWaker,
+}
+
+struct ChannelSocket {
+    incoming: mpsc::UnboundedReceiver<Result<Inbound, SocketError>>,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    stall: Arc<Stall>,
+}
+
+impl Stream for ChannelSocket {
+    type Item = Result<Inbound, SocketError>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.incoming.poll_recv(cx)
+    }
+}
+
+impl ChannelSocket {
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.stall.waker.register(cx.waker());
+        if self.stall.full.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl Sink<Outgoing> for ChannelSocket {
+    type Error = SocketError;
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.poll_room(cx)
+    }
+    fn start_send(self: Pin<&mut Self>, item: Outgoing) -> Result<(), SocketError> {
+        self.outgoing.send(item).map_err(|_| SocketError::Io(std::io::ErrorKind::BrokenPipe.into()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.poll_room(cx)
+    }
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        self.poll_room(cx)
+    }
+}
+
+pub(crate) struct Client {
+    to_server: mpsc::UnboundedSender<Result<Inbound, SocketError>>,
+    from_server: mpsc::UnboundedReceiver<Outgoing>,
+    stall: Arc<Stall>,
+    next_id: u64,
+}
+
+impl Client {
+    /// Sends a request; returns its id.
+    pub(crate) fn request(&mut self, kind: client_frame::Kind) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.frame(v1::ClientFrame { id, kind: Some(kind) });
+        id
+    }
+
+    pub(crate) fn notice(&self, kind: client_frame::Kind) {
+        self.frame(v1::ClientFrame { id: 0, kind: Some(kind) });
+    }
+
+    fn frame(&self, frame: v1::ClientFrame) {
+        // Nobody listens any more if the server has closed; what it said before is in the other channel.
+        let _ = self.to_server.send(Ok(Inbound::Frame(frame)));
+    }
+
+    pub(crate) fn pong(&self) {
+        let _ = self.to_server.send(Ok(Inbound::Heard));
+    }
+
+    pub(crate) fn garbage(&self, fault: SocketError) {
+        let _ = self.to_server.send(Err(fault));
+    }
+
+    pub(crate) fn hello(&mut self, token: String, epoch: u64) -> u64 {
+        self.request(client_frame::Kind::Hello(v1::Hello { token, version: 1, features: Vec::new(), epoch }))
+    }
+
+    pub(crate) fn send(&mut self, send: v1::Send) -> u64 {
+        self.request(client_frame::Kind::Send(send))
+    }
+
+    pub(crate) fn ack(&self, conversation: ConversationId, seq: u64) {
+        self.notice(client_frame::Kind::Ack(v1::Ack { cursors: vec![v1::Cursor { conversation: conversation.to_bytes(), seq }] }));
+    }
+
+    /// The socket takes nothing more, or takes again.
+    pub(crate) fn stall(&self, full: bool) {
+        self.stall.full.store(full, Ordering::Release);
+        self.stall.waker.wake();
+    }
+
+    /// The next frame with its id; `None` when the server has closed. Pings are answered.
+    pub(crate) async fn next_frame(&mut self) -> Option<v1::ServerFrame> {
+        loop {
+            let outgoing = timeout(DEADLINE, self.from_server.recv()).await.expect("a frame comes")?;
+            match outgoing {
+                Outgoing::Ping => self.pong(),
+                Outgoing::Close(_) => {}
+                outgoing => return outgoing.to_frame(),
+            }
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Kind> {
+        self.next_frame().await.and_then(|frame| frame.kind)
+    }
+
+    /// Nothing more comes within `quiet`.
+    pub(crate) async fn is_quiet(&mut self, quiet: Duration) -> bool {
+        timeout(quiet, self.next_frame()).await.is_err()
+    }
+
+    /// The seqs of the next `n` deliveries.
+    pub(crate) async fn deliveries(&mut self, n: usize) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        while seqs.len() < n {
+            match self.next().await {
+                Some(Kind::Deliver(deliver)) => seqs.push(deliver.seq),
+                Some(_) => {}
+                None => panic!("closed after {seqs:?}"),
+            }
+        }
+        seqs
+    }
+
+    /// The server said goodbye with this reason and closed.
+    pub(crate) async fn goodbye(&mut self) -> v1::ErrorCode {
+        loop {
+            match self.next().await {
+                Some(Kind::Goodbye(goodbye)) => {
+                    assert_eq!(self.next_frame().await, None, "goodbye is the last frame");
+                    return goodbye.reason();
+                }
+                Some(_) => {}
+                None => panic!("closed without goodbye"),
+            }
+        }
+    }
+}
