@@ -74,9 +74,7 @@ CREATE TABLE log_meta(
     only INTEGER PRIMARY KEY CHECK (only = 1),
     -- Entries up to this number are in the summary.
     summarised INTEGER NOT NULL,
-    -- The largest entry number ever given; never reused.
-    newest INTEGER NOT NULL,
     -- Keys the digests.
     digest_key BLOB NOT NULL
 ) STRICT;
-INSERT INTO log_meta(only, summarised, newest, digest_key) VALUES (1, 0, 0, randomblob(16));
+INSERT INTO log_meta(only, summarised, digest_key) VALUES (1, 0, randomblob(16));

@@ -7,6 +7,12 @@
 //! What may be lost by a crash is only what is written behind: cursors and watermarks may fall back by about a second, which delivers again. Nothing
 //! that was answered `Accepted` is ever lost, and nothing is purged that the durable cursors do not cover.
 
+#[cfg(test)]
+pub(crate) mod conformance;
+mod sqlite;
+
+pub(crate) use self::sqlite::{Hot, LogWriter};
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -315,7 +321,7 @@ pub enum LogError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// What a purge did.
+/// What was deleted since the last purge told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Purged {
     /// Entries deleted because every member device has them.
@@ -355,10 +361,12 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
     /// Those of `others` with whom `account` has a conversation in which both have sent.
     async fn mutual(&self, account: AccountId, others: &[AccountId]) -> Result<Vec<AccountId>, LogError>;
 
-    /// The accounts with whom `account` has a conversation in which both have sent: at most `limit`, the most recent first.
+    /// The accounts with whom `account` has a conversation in which both have sent: at most `limit`, the most recent first (give or take the second
+    /// for which an implementation may keep the time of the last message to itself).
     async fn mutual_of(&self, account: AccountId, limit: usize) -> Result<Vec<AccountId>, LogError>;
 
-    /// Deletes what every member device has acknowledged and what is older than the retention.
+    /// Deletes what every member device has acknowledged and what is older than the retention; the latter not while the clock is off by more than an
+    /// hour. An implementation may also do both by itself at any time: tells what was deleted since the last call.
     async fn purge(&self, now_ms: u64) -> Result<Purged, LogError>;
 
     /// Returns when everything acknowledged before the call is durable.

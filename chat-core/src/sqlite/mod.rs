@@ -16,6 +16,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -24,12 +25,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{
     checkpoint::Pace,
-    queue::{PushError, Queue},
+    queue::Queue,
     reader::{ReadJob, Readers},
-    writer::{Command, Finish, WriteJob, Writer},
+    writer::{Finish, WriteJob, Writer},
 };
 pub use self::{migrate::MigrateError, writer::Write};
-use crate::{domain::Clock, log::Resolved};
+pub(crate) use self::{queue::PushError, writer::Command};
+use crate::{
+    domain::Clock,
+    log::{Hot, LogWriter, Resolved},
+};
 
 /// Whether a commit outlives the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,14 +62,27 @@ pub struct Options {
     pub read_queue: usize,
     /// Batches of resolved appends that may wait for their consumer; then the writer waits too.
     pub resolved_queue: usize,
+    /// Messages are kept this long for devices that do not fetch them.
+    pub retention_ms: u64,
+    /// How often the log looks by itself for what may be deleted; `None` leaves that to [`MessageLog::purge`](crate::log::MessageLog::purge).
+    pub purge_every: Option<Duration>,
 }
 
 impl Options {
     /// What production uses.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        let durability = Durability::Full;
-        Self { durability, clock, readers: 2, write_queue: 8192, write_queue_bytes: 32 << 20, read_queue: 4096, resolved_queue: 16 }
+        Self {
+            durability: Durability::Full,
+            clock,
+            readers: 2,
+            write_queue: 8192,
+            write_queue_bytes: 32 << 20,
+            read_queue: 4096,
+            resolved_queue: 16,
+            retention_ms: 30 * 24 * 60 * 60 * 1000,
+            purge_every: Some(Duration::from_secs(5 * 60)),
+        }
     }
 }
 
@@ -121,7 +139,9 @@ pub enum StoreError<E> {
 /// The embedded database. Dropping it finishes what is waiting and ends its threads.
 #[derive(Debug)]
 pub struct Database {
-    commands: Arc<Queue<Command>>,
+    pub(crate) commands: Arc<Queue<Command>>,
+    /// Conversations in memory.
+    pub(crate) hot: Arc<Mutex<Hot>>,
     readers: Readers,
     pace: Arc<Pace>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -138,15 +158,18 @@ impl Database {
         let lock = lock(path)?;
         let mut db = connection::writer(path, options.durability)?;
         migrate::run(&mut db, options.clock.now_ms())?;
-        let (_resolved, receiver) = mpsc::channel(options.resolved_queue);
+        let hot = Arc::new(Mutex::new(Hot::default()));
+        let log = LogWriter::open(&db, Arc::clone(&hot), options.retention_ms, options.clock.now_ms())?;
+        let (resolved, receiver) = mpsc::channel(options.resolved_queue);
         let commands = Arc::new(Queue::new(options.write_queue, options.write_queue_bytes));
         let pace = Arc::new(Pace::default());
         let readers = Readers::start(path, options.readers, options.read_queue)?;
         let mut threads: Vec<_> = checkpoint::start(path, options.durability, Arc::clone(&pace))?.into_iter().collect();
-        let writer = Writer { db, queue: Arc::clone(&commands), pace: Arc::clone(&pace) };
+        let (queue, writer_pace) = (Arc::clone(&commands), Arc::clone(&pace));
+        let writer = Writer::new(db, log, queue, writer_pace, resolved, options.clock, options.purge_every);
         let writer = std::thread::Builder::new().name("kith-db-write".to_owned()).spawn(move || writer.run());
         threads.push(writer.map_err(|source| OpenError::Io { path: path.to_owned(), source })?);
-        let database = Self { commands, readers, pace, threads: Mutex::new(threads), _lock: lock };
+        let database = Self { commands, hot, readers, pace, threads: Mutex::new(threads), _lock: lock };
         Ok((Arc::new(database), receiver))
     }
 
@@ -221,6 +244,27 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
         Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// Whether an error means that the transaction cannot go on: the disk is full or failing, or memory is. Others concern one statement.
+pub(crate) fn is_fatal(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as Code;
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            Code::DiskFull
+                | Code::SystemIoFailure
+                | Code::OutOfMemory
+                | Code::DatabaseCorrupt
+                | Code::NotADatabase
+                | Code::CannotOpen
+                | Code::ReadOnly
+                | Code::PermissionDenied
+                | Code::DatabaseBusy
+                | Code::DatabaseLocked
+                | Code::OperationInterrupted
+        )
+    )
 }
 
 fn refusal<T, E>(refused: &PushError<T>) -> StoreError<E> {

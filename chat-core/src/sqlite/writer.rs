@@ -3,15 +3,22 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use kith_proto::id::AccountId;
+use kith_proto::id::{AccountId, DeviceRef};
 use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     StorageFault,
     checkpoint::Pace,
-    queue::{Queue, Taken},
+    is_fatal,
+    queue::{Queue, Taken, within},
+};
+use crate::{
+    domain::Clock,
+    log::{Append, ConnectError, Connected, LogError, LogWriter, Purged, Resolved},
 };
 
 /// Commands of one transaction at most.
@@ -20,6 +27,8 @@ const BATCH_ITEMS: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 /// What a commit costs in the write-ahead log besides its commands, roughly: the pages at the ends of a few trees.
 const COMMIT_BYTES: usize = 16 << 10;
+/// How long the writer sleeps when the consumer of resolved appends is behind.
+const HAND_OVER_PAUSE: Duration = Duration::from_micros(200);
 
 /// The transaction that a write job is part of.
 #[derive(Debug)]
@@ -48,56 +57,177 @@ pub(crate) type Finish = Box<dyn FnOnce(Result<(), StorageFault>) + Send>;
 
 /// What the writer is asked for.
 pub(crate) enum Command {
-    /// Somebody else's transaction.
+    /// A message.
+    Append(Append),
+    /// A device connects.
+    Connect { device: DeviceRef, epoch: u64, answer: oneshot::Sender<Result<Connected, ConnectError>> },
+    /// Answered when everything acknowledged before is durable.
+    Flush { answer: oneshot::Sender<Result<(), StorageFault>> },
+    /// Deletes what may be deleted.
+    Purge { now_ms: u64, answer: oneshot::Sender<Purged> },
+    /// Somebody else's part of the transaction.
     Job(WriteJob),
 }
 
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Command")
-    }
-}
-
 pub(crate) struct Writer {
-    pub(crate) db: Connection,
-    pub(crate) queue: Arc<Queue<Command>>,
-    pub(crate) pace: Arc<Pace>,
+    db: Connection,
+    log: LogWriter,
+    queue: Arc<Queue<Command>>,
+    pace: Arc<Pace>,
+    resolved: mpsc::Sender<Vec<Resolved>>,
+    clock: Clock,
+    purge_every: Option<Duration>,
+    purge_at: Option<Instant>,
+    finishes: Vec<Finish>,
+    changed: Vec<AccountId>,
 }
 
 impl Writer {
+    pub(crate) fn new(
+        db: Connection,
+        log: LogWriter,
+        queue: Arc<Queue<Command>>,
+        pace: Arc<Pace>,
+        resolved: mpsc::Sender<Vec<Resolved>>,
+        clock: Clock,
+        purge_every: Option<Duration>,
+    ) -> Self {
+        let purge_at = purge_every.and_then(within);
+        Self { db, log, queue, pace, resolved, clock, purge_every, purge_at, finishes: Vec::new(), changed: Vec::new() }
+    }
+
     pub(crate) fn run(mut self) {
         let mut commands = Vec::with_capacity(BATCH_ITEMS);
-        while self.queue.take(&mut commands, BATCH_ITEMS, BATCH_BYTES, None) == Taken::Awake {
-            if !commands.is_empty() {
-                self.batch(&mut commands);
+        loop {
+            let due = self.log.due().into_iter().chain(self.purge_at).min();
+            if self.queue.take(&mut commands, BATCH_ITEMS, BATCH_BYTES, due) == Taken::Closed {
+                break;
             }
-            commands.clear();
+            self.start_purge();
+            let step = self.log.has_step();
+            if step || !commands.is_empty() {
+                self.batch(&mut commands, step);
+            }
+        }
+        self.finish();
+    }
+
+    fn start_purge(&mut self) {
+        if self.purge_at.is_some_and(|at| at <= Instant::now()) {
+            self.purge_at = self.purge_every.and_then(within);
+            self.log.purge(self.clock.now_ms(), None);
         }
     }
 
-    fn batch(&mut self, commands: &mut Vec<Command>) {
+    /// Writes down what is in memory, so that the next opening has nothing to work out. It could, so a failing disk is no loss.
+    fn finish(&mut self) {
+        let (answer, mut answered) = oneshot::channel();
+        self.log.flush(answer);
+        while matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+            self.batch(&mut Vec::new(), true);
+        }
+    }
+
+    fn batch(&mut self, commands: &mut Vec<Command>, step: bool) {
+        let begun = Instant::now();
         let pace = Arc::clone(&self.pace);
-        let _turn = pace.turn.lock();
-        let mut finishes = Vec::new();
-        let outcome = self.transaction(commands, &mut finishes);
-        pace.committed(COMMIT_BYTES);
-        let fault = outcome.err().map(StorageFault::from);
-        for finish in finishes {
+        let turn = pace.turn.lock();
+        let outcome = self.transaction(commands, step);
+        drop(turn);
+        pace.committed(COMMIT_BYTES + self.log.batch_bytes());
+        let committed = outcome.is_ok() || self.log.was_committed(&self.db);
+        let resolved = if committed { self.log.committed() } else { self.log.rolled_back() };
+        let fault = outcome.err().filter(|_| !committed).map(StorageFault::from);
+        if let Some(fault) = &fault {
+            tracing::error!(error = %fault.0, "a transaction failed");
+            self.log.fail_waiting(fault);
+        }
+        for finish in self.finishes.drain(..) {
             finish(fault.clone().map_or(Ok(()), Err));
         }
+        metrics::histogram!("kith_log_transaction_seconds").record(begun.elapsed().as_secs_f64());
+        metrics::histogram!("kith_log_transaction_messages").record(f64::from(u32::try_from(resolved.len()).unwrap_or(u32::MAX)));
+        if !resolved.is_empty() {
+            self.hand_over(resolved);
+        }
     }
 
-    fn transaction(&mut self, commands: &mut Vec<Command>, finishes: &mut Vec<Finish>) -> Result<(), rusqlite::Error> {
-        let mut changed = Vec::new();
-        self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let outcome = commands.drain(..).try_for_each(|command| match command {
-            Command::Job(job) => job_in_savepoint(&self.db, job, &mut changed).map(|finish| finishes.extend(finish)),
-        });
-        let outcome = outcome.and_then(|()| self.db.prepare_cached("COMMIT")?.execute([]).map(|_| ()));
+    /// Waits while the consumer is behind, which holds back everybody who sends; but not for ever when closing.
+    fn hand_over(&self, mut resolved: Vec<Resolved>) {
+        loop {
+            match self.resolved.try_send(resolved) {
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => return,
+                Err(mpsc::error::TrySendError::Full(_)) if self.queue.is_closed() => return,
+                Err(mpsc::error::TrySendError::Full(back)) => resolved = back,
+            }
+            std::thread::sleep(HAND_OVER_PAUSE);
+        }
+    }
+
+    fn transaction(&mut self, commands: &mut Vec<Command>, step: bool) -> Result<(), rusqlite::Error> {
+        let now_ms = self.clock.now_ms();
+        let mut outcome = self.log.settle(&self.db).and_then(|()| self.sql("BEGIN IMMEDIATE"));
+        for command in commands.drain(..) {
+            match &outcome {
+                Ok(()) => outcome = self.execute(command, now_ms),
+                Err(_) => self.skip(command),
+            }
+        }
+        let outcome = outcome.and_then(|()| if step { self.step() } else { Ok(()) }).and_then(|()| self.sql("COMMIT"));
         if outcome.is_err() && !self.db.is_autocommit() {
             let _ = self.db.execute_batch("ROLLBACK");
         }
         outcome
+    }
+
+    /// An error means that the transaction is lost.
+    fn execute(&mut self, command: Command, now_ms: u64) -> Result<(), rusqlite::Error> {
+        match command {
+            Command::Append(append) => self.log.append(&self.db, append, now_ms)?,
+            Command::Connect { device, epoch, answer } => {
+                let connected = self.log.connect(&self.db, device, epoch)?;
+                self.finishes.push(Box::new(move |committed| {
+                    let unavailable = |fault| ConnectError::Log(LogError::Unavailable(Box::new(fault)));
+                    let _ = answer.send(committed.map_err(unavailable).and(connected));
+                }));
+            }
+            Command::Flush { answer } => self.log.flush(answer),
+            Command::Purge { now_ms, answer } => self.log.purge(now_ms, Some(answer)),
+            Command::Job(job) => {
+                let finish = job_in_savepoint(&self.db, job, &mut self.changed)?;
+                self.finishes.extend(finish);
+                for account in self.changed.drain(..) {
+                    self.log.devices_changed(&self.db, account)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The transaction is lost already. Dropping the answer of the others tells those who wait.
+    fn skip(&mut self, command: Command) {
+        if let Command::Append(append) = command {
+            self.log.refuse(append);
+        }
+    }
+
+    /// Background work. A failure that is not the disk's undoes only the step, so that appends go on.
+    fn step(&mut self) -> Result<(), rusqlite::Error> {
+        self.sql("SAVEPOINT step")?;
+        match self.log.step(&self.db) {
+            Err(error) if is_fatal(&error) || self.db.is_autocommit() => Err(error),
+            Err(error) => {
+                tracing::error!(%error, "a step of the log's summary failed");
+                self.log.fail_waiting(&StorageFault::from(error));
+                self.sql("ROLLBACK TO step")?;
+                self.sql("RELEASE step")
+            }
+            Ok(()) => self.sql("RELEASE step"),
+        }
+    }
+
+    fn sql(&self, sql: &str) -> Result<(), rusqlite::Error> {
+        self.db.prepare_cached(sql)?.execute([]).map(|_| ())
     }
 }
 
