@@ -16,6 +16,8 @@ mod outgoing;
 pub(crate) mod refusal;
 mod requests;
 mod sends;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, sync::Arc};
 

@@ -70,6 +70,11 @@ impl Sends {
         self.slots
     }
 
+    #[cfg(test)]
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Takes a request in.
     pub(super) fn take(&mut self, id: u64, send: v1::Send, rules: &Rules) -> Checked {
         let Ok(conversation) = ConversationId::try_from(&send.conversation[..]) else {

@@ -16,7 +16,7 @@ mod session;
 mod settings;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     future::Future,

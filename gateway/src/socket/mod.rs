@@ -4,6 +4,8 @@
 
 mod codec;
 mod pump;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 mod websocket;
 

@@ -108,6 +108,12 @@ impl<T> WebSocket<T> {
         }
     }
 
+    /// Bytes of memory held for what came in and what goes out.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.incoming.capacity() + self.outgoing.capacity()
+    }
+
     /// Bytes that the socket has not taken yet.
     fn unwritten(&self) -> usize {
         self.outgoing.len() - self.written

@@ -11,9 +11,10 @@ use kith_proto::{
     v1::{ErrorCode, client_frame, server_frame::Kind},
 };
 
-use self::{
+use self::rig::{Client, UNIX_MS, direct, text_to};
+pub(crate) use self::{
     fake_log::FakeLog,
-    rig::{Client, Rig, UNIX_MS, device, direct, text_to},
+    rig::{Rig, device},
 };
 use super::SessionSettings;
 use crate::socket::SocketError;

@@ -1,0 +1,259 @@
+//! The machine by itself: what comes out for what goes in, and what holds for any order of inputs.
+
+mod any_order;
+
+use std::sync::Arc;
+
+use kith_chat_core::log::{Connected, LogError, Outcome, Refusal, Resolved};
+use kith_proto::{
+    id::{AccountId, ConversationId, DeviceId, DeviceRef},
+    v1,
+    v1::{ErrorCode, client_frame, server_frame::Kind},
+};
+
+use super::*;
+
+const NOW: Now = Now { unix_ms: 1_000, running_ms: 0 };
+const ME: DeviceRef = DeviceRef { account: AccountId([1; 16]), device: DeviceId([11; 16]) };
+const PEER: DeviceRef = DeviceRef { account: AccountId([2; 16]), device: DeviceId([22; 16]) };
+
+fn shared(settings: SessionSettings) -> Arc<Shared> {
+    Arc::new(Shared { settings, tokens: TokenKey::new([7; 32]) })
+}
+
+fn connection() -> Connection {
+    Connection::new(1, shared(SessionSettings::default()), false, NOW)
+}
+
+fn handle(connection: &mut Connection, input: Input) -> Vec<Action> {
+    let mut actions = Vec::new();
+    connection.handle(input, NOW, &mut actions);
+    actions
+}
+
+fn frame(id: u64, kind: client_frame::Kind) -> Input {
+    Input::Frame(v1::ClientFrame { id, kind: Some(kind) })
+}
+
+fn hello(connection: &Connection) -> v1::Hello {
+    v1::Hello { token: connection.shared.tokens.issue(ME, 10_000), version: 1, features: Vec::new(), epoch: 1 }
+}
+
+fn connected() -> Connected {
+    Connected { device_counter: 0, previous_epoch: 0, device_list_version: 1, one_time_left: (100, 100) }
+}
+
+fn live() -> Connection {
+    let mut connection = connection();
+    let hello = hello(&connection);
+    handle(&mut connection, frame(1, client_frame::Kind::Hello(hello)));
+    handle(&mut connection, Input::Done(Done::Connect { request: 1, result: Ok(connected()) }));
+    handle(&mut connection, Input::Done(Done::Heads(Ok(Vec::new()))));
+    handle(&mut connection, Input::Done(Done::Live { clean: true }));
+    assert!(matches!(connection.state, State::Live));
+    connection
+}
+
+fn send() -> v1::Send {
+    v1::Send {
+        conversation: ConversationId::direct(ME.account, PEER.account).to_bytes(),
+        recipient: PEER.account.to_bytes(),
+        client_msg_id: vec![5; 16].into(),
+        body: "body".into(),
+        slices: vec![v1::Slice { device: PEER.device.to_bytes(), data: "slice".into() }],
+        device_counter: 1,
+        ..v1::Send::default()
+    }
+}
+
+fn frames(actions: &[Action]) -> Vec<v1::ServerFrame> {
+    actions.iter().filter_map(|action| if let Action::Send(outgoing) = action { outgoing.to_frame() } else { None }).collect()
+}
+
+fn code_of(actions: &[Action]) -> Option<ErrorCode> {
+    frames(actions).into_iter().find_map(|frame| match frame.kind {
+        Some(Kind::Error(error)) => Some(error.code()),
+        Some(Kind::Goodbye(goodbye)) => Some(goodbye.reason()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_connection_begins_in_order() {
+    let mut connection = connection();
+    let hello = hello(&connection);
+    let actions = handle(&mut connection, frame(9, client_frame::Kind::Hello(hello)));
+    assert!(matches!(&actions[..], [Action::Identify(ME, 10_000), Action::Run(Op::Connect { request: 9, epoch: 1 })]));
+    assert!(!connection.wants_frames(), "nothing is read before Welcome");
+    let actions = handle(&mut connection, Input::Done(Done::Connect { request: 9, result: Ok(connected()) }));
+    assert!(matches!(&actions[..], [Action::Send(Outgoing::Frame(welcome)), Action::Run(Op::Heads)] if welcome.id == 9));
+    let actions = handle(&mut connection, Input::Done(Done::Heads(Ok(Vec::new()))));
+    assert!(matches!(&actions[..], [Action::Run(Op::GoLive { force: false })]));
+    let actions = handle(&mut connection, Input::Done(Done::Live { clean: false }));
+    assert!(matches!(&actions[..], [Action::Run(Op::Heads)]), "a dropped delivery means another round");
+}
+
+#[test]
+fn constant_traffic_does_not_keep_a_connection_from_going_live() {
+    let mut connection = connection();
+    let hello = hello(&connection);
+    handle(&mut connection, frame(1, client_frame::Kind::Hello(hello)));
+    handle(&mut connection, Input::Done(Done::Connect { request: 1, result: Ok(connected()) }));
+    for force in [false, false, true] {
+        let actions = handle(&mut connection, Input::Done(Done::Heads(Ok(Vec::new()))));
+        assert!(matches!(&actions[..], [Action::Run(Op::GoLive { force: forced })] if *forced == force));
+        let actions = handle(&mut connection, Input::Done(Done::Live { clean: false }));
+        assert!(matches!(&actions[..], [Action::Run(Op::Heads)]));
+    }
+    let actions = handle(&mut connection, Input::Done(Done::Heads(Ok(Vec::new()))));
+    assert!(matches!(frames(&actions)[0].kind, Some(Kind::CaughtUp(_))), "live already, and the heads were read after it");
+}
+
+#[test]
+fn sends_with_wrong_values_are_refused() {
+    let cases: [(&str, fn(&mut v1::Send), ErrorCode); 10] = [
+        ("conversation length", |s| s.conversation = vec![0; 15].into(), ErrorCode::InvalidFrame),
+        ("recipient length", |s| s.recipient = vec![0; 17].into(), ErrorCode::InvalidFrame),
+        ("client_msg_id length", |s| s.client_msg_id = bytes::Bytes::new(), ErrorCode::InvalidFrame),
+        ("conversation of others", |s| s.recipient = vec![9; 16].into(), ErrorCode::NotAMember),
+        ("to oneself", |s| s.recipient = ME.account.to_bytes(), ErrorCode::InvalidFrame),
+        ("empty body", |s| s.body = bytes::Bytes::new(), ErrorCode::InvalidFrame),
+        ("no counter", |s| s.device_counter = 0, ErrorCode::InvalidFrame),
+        ("slice device length", |s| s.slices[0].device = vec![0; 3].into(), ErrorCode::InvalidFrame),
+        ("two slices for one device", |s| s.slices.push(s.slices[0].clone()), ErrorCode::InvalidFrame),
+        ("no room for a Deliver", |s| s.body = vec![0; 65_400].into(), ErrorCode::TooLarge),
+    ];
+    for (name, change, code) in cases {
+        let mut connection = live();
+        let mut wrong = send();
+        change(&mut wrong);
+        let actions = handle(&mut connection, frame(2, client_frame::Kind::Send(wrong)));
+        assert_eq!(code_of(&actions), Some(code), "{name}");
+        assert!(!connection.is_closed(), "{name}");
+    }
+}
+
+#[test]
+fn frames_that_break_the_rules_end_the_connection() {
+    let cases = [
+        ("no kind", Input::Frame(v1::ClientFrame { id: 1, kind: None }), ErrorCode::InvalidFrame),
+        ("a send as a notice", frame(0, client_frame::Kind::Send(send())), ErrorCode::InvalidFrame),
+        ("a ping as a notice", frame(0, client_frame::Kind::Ping(v1::Ping {})), ErrorCode::InvalidFrame),
+        ("garbage", Input::Malformed(ErrorCode::InvalidFrame), ErrorCode::InvalidFrame),
+        ("too large", Input::Malformed(ErrorCode::TooLarge), ErrorCode::TooLarge),
+    ];
+    for (name, input, code) in cases {
+        let mut connection = live();
+        let actions = handle(&mut connection, input);
+        assert_eq!(code_of(&actions), Some(code), "{name}");
+        assert!(matches!(actions.last(), Some(Action::Close(_))) && connection.is_closed(), "{name}");
+    }
+}
+
+#[test]
+fn notices_that_would_be_refused_are_ignored() {
+    let mut connection = live();
+    let wrong = v1::Cursor { conversation: vec![1].into(), seq: 1 };
+    assert!(handle(&mut connection, frame(0, client_frame::Kind::Ack(v1::Ack { cursors: vec![wrong] }))).is_empty());
+    assert!(handle(&mut connection, frame(0, client_frame::Kind::Read(v1::Read { conversation: bytes::Bytes::new(), seq: 1 }))).is_empty());
+}
+
+#[test]
+fn acknowledgements_merge_while_one_is_under_way_and_do_not_spoil_one_another() {
+    let mut connection = live();
+    let ack = |conversation: u8, seq| {
+        let cursors = vec![v1::Cursor { conversation: vec![conversation; 16].into(), seq }];
+        frame(0, client_frame::Kind::Ack(v1::Ack { cursors }))
+    };
+    let first = handle(&mut connection, ack(1, 1));
+    assert!(matches!(&first[..], [Action::Run(Op::Acknowledge { request: 0, cursors })] if cursors.len() == 1));
+    for seq in 2..=5 {
+        assert!(handle(&mut connection, ack(1, seq)).is_empty());
+    }
+    assert!(handle(&mut connection, ack(2, 9)).is_empty());
+    let cursors = vec![(ConversationId([1; 16]), 1)];
+    let merged = handle(&mut connection, Input::Done(Done::Acknowledge { request: 0, cursors, result: Ok(()) }));
+    let [Action::Run(Op::Acknowledge { cursors, .. })] = &merged[..] else { panic!("{merged:?}") };
+    assert_eq!(cursors[..], [(ConversationId([2; 16]), 9), (ConversationId([1; 16]), 5)]);
+    let failed = Done::Acknowledge { request: 0, cursors: cursors.clone(), result: Err(LogError::BeyondHead) };
+    let again = handle(&mut connection, Input::Done(failed));
+    assert!(matches!(&again[..], [Action::Run(Op::Acknowledge { cursors, .. })] if cursors.len() == 1));
+}
+
+#[test]
+fn a_page_never_leaves_more_than_a_frame() {
+    use kith_chat_core::log::{AbsentRange, Entry, Page, Payload};
+    use kith_proto::id::ClientMsgId;
+    use prost::Message as _;
+    let entry = |seq| Entry {
+        seq,
+        at_ms: 1,
+        sender: PEER,
+        client_msg_id: ClientMsgId([0; 16]),
+        checkpoint: false,
+        sender_list_version: 1,
+        recipient_list_version: 1,
+        payload: Payload::Sealed { body: vec![0; 1_000].into(), slice: vec![0; 60].into() },
+    };
+    let mut connection = live();
+    let conversation = ConversationId([3; 16]);
+    let absent = vec![AbsentRange { from: 1, to: 9, reason: v1::AbsentReason::Expired }];
+    let page = Page { absent, entries: (10..=209).map(entry).collect(), head: 209 };
+    let actions = handle(&mut connection, Input::Done(Done::Page { request: 5, conversation, result: Ok(page) }));
+    let frame = &frames(&actions)[0];
+    assert!(frame.encoded_len() <= connection.shared.settings.max_frame_bytes);
+    let Some(Kind::Page(page)) = &frame.kind else { panic!() };
+    assert_eq!((page.absent.len(), page.head, page.entries[0].seq), (1, 209, 10));
+    assert!(page.entries.len() > 50 && page.entries.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
+}
+
+#[test]
+fn a_silent_peer_is_pinged_and_then_cut() {
+    let mut connection = live();
+    let mut actions = Vec::new();
+    let at = |running_ms| Now { running_ms, ..NOW };
+    connection.handle(Input::Signal(Signal::KeepAlive), at(30_000), &mut actions);
+    assert!(matches!(actions[..], [Action::Send(Outgoing::Ping)]));
+    connection.handle(Input::Heard, at(31_000), &mut actions);
+    connection.handle(Input::Signal(Signal::KeepAlive), at(60_000), &mut actions);
+    assert!(!connection.is_closed());
+    connection.handle(Input::Signal(Signal::KeepAlive), at(91_000), &mut actions);
+    assert_eq!(code_of(&actions), Some(ErrorCode::TooSlow));
+}
+
+#[test]
+fn an_overflow_before_the_end_of_catch_up_is_made_good() {
+    let mut connection = live();
+    let actions = handle(&mut connection, Input::Signal(Signal::Behind));
+    assert!(matches!(&actions[..], [Action::Run(Op::Heads)]));
+    handle(&mut connection, Input::Signal(Signal::Overflowed));
+    let actions = handle(&mut connection, Input::Done(Done::Heads(Ok(Vec::new()))));
+    assert!(matches!(&actions[..], [Action::Run(Op::GoLive { .. })]), "live delivery had ended, so it must be let in again");
+}
+
+fn resolved(append: Append, outcome: Outcome) -> Input {
+    if matches!(outcome, Outcome::Refused(_)) {
+        append.gate.shut();
+    }
+    Input::Answer(Arc::new(Resolved { append, outcome }))
+}
+
+fn submitted(actions: Vec<Action>) -> Append {
+    match actions.into_iter().next() {
+        Some(Action::Submit(append)) => append,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_lane_is_gone_when_all_is_answered_and_kept_while_it_is_shut() {
+    let mut connection = live();
+    let append = submitted(handle(&mut connection, frame(2, client_frame::Kind::Send(send()))));
+    handle(&mut connection, resolved(append, Outcome::Accepted { seq: 1, at_ms: 1, duplicate: false, mutual: false }));
+    assert_eq!(connection.sends.lanes(), 0);
+    let append = submitted(handle(&mut connection, frame(3, client_frame::Kind::Send(send()))));
+    handle(&mut connection, resolved(append, Outcome::Refused(Refusal::StorageUnavailable)));
+    assert_eq!(connection.sends.lanes(), 1);
+    let append = submitted(handle(&mut connection, frame(4, client_frame::Kind::Send(send()))));
+    assert!(append.gate.is_shut(), "the same gate");
+}
