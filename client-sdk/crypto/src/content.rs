@@ -85,11 +85,10 @@ impl core::fmt::Debug for Content {
 }
 
 impl Content {
-    /// head ‖ body, with room for the padding and a tag.
+    /// head ‖ body.
     #[must_use]
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let len = CONTENT_HEAD_LEN + self.body.len();
-        let mut out = Zeroizing::new(Vec::with_capacity(len.next_power_of_two().max(crate::padding::MIN_BUCKET) * 2 + 16));
+        let mut out = Zeroizing::new(Vec::with_capacity(CONTENT_HEAD_LEN + self.body.len()));
         self.head.write(&mut out);
         out.extend_from_slice(&self.body);
         out

@@ -14,15 +14,18 @@ pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// HMAC-SHA-256 of one byte under a 32-byte key: the chain step of the ratchet.
-pub(crate) fn hmac_byte(key: &Secret<32>, byte: u8) -> Secret<32> {
+/// HMAC-SHA-256 under a 32-byte key of the byte 01 and of the byte 02: both halves of a chain step, keyed once.
+pub(crate) fn hmac_01_02(key: &Secret<32>) -> (Secret<32>, Secret<32>) {
     let mut block = Secret::<64>::zeroed();
     block.expose_mut()[..32].copy_from_slice(key.expose());
-    let mut mac = Hmac::<Sha256>::new(block.expose().into());
-    mac.update(&[byte]);
-    let mut out = Secret::zeroed();
-    out.expose_mut().copy_from_slice(&mac.finalize().into_bytes());
-    out
+    let keyed = Hmac::<Sha256>::new(block.expose().into());
+    let of = |mut mac: Hmac<Sha256>, byte: u8| {
+        mac.update(&[byte]);
+        let mut out = Secret::zeroed();
+        out.expose_mut().copy_from_slice(&mac.finalize().into_bytes());
+        out
+    };
+    (of(keyed.clone(), 1), of(keyed, 2))
 }
 
 /// HKDF-SHA-256 of the concatenation of `ikm` (§9.2).
@@ -64,7 +67,7 @@ mod tests {
     #[test]
     fn chain_step_is_plain_hmac() {
         // HMAC-SHA-256 with a 32-byte key of 0x0b over 0x01, computed with Python's hmac module.
-        let mk = hmac_byte(&Secret::from_bytes([0x0b; 32]), 1);
+        let (mk, _) = hmac_01_02(&Secret::from_bytes([0x0b; 32]));
         assert_eq!(hex::encode(mk.expose()), "5471fc0232257251b704afb09e71f2ae3e700f12e2998146ddd6984b5ba287ae");
     }
 }

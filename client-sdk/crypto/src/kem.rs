@@ -48,23 +48,37 @@ impl KemSecret {
     /// The encapsulation key that belongs to the seed.
     #[must_use]
     pub fn encapsulation_key(&self) -> Box<[u8; EK_LEN]> {
-        Box::new(self.expand().encapsulation_key().to_bytes().into())
+        self.expand().encapsulation_key()
     }
 
     /// The shared secret in `ct`. A ciphertext for another key gives an unrelated secret, as FIPS 203 says, not an error.
     #[must_use]
     pub fn decapsulate(&self, ct: &[u8; CT_LEN]) -> Secret<32> {
-        let mut shared = self.expand().decapsulate(&(*ct).into());
-        let secret = Secret::from_bytes(shared.into());
-        shared.as_mut_slice().zeroize();
-        secret
+        self.expand().decapsulate(ct)
     }
 
-    fn expand(&self) -> DecapsulationKey768 {
+    /// The key in its working form, for whoever needs it more than once: the expansion is most of the work.
+    pub(crate) fn expand(&self) -> ExpandedKem {
         let mut seed = (*self.0.expose()).into();
         let key = DecapsulationKey768::from_seed(seed);
         seed.as_mut_slice().zeroize();
-        key
+        ExpandedKem(key)
+    }
+}
+
+/// An expanded private key; it wipes itself on drop.
+pub(crate) struct ExpandedKem(DecapsulationKey768);
+
+impl ExpandedKem {
+    pub(crate) fn encapsulation_key(&self) -> Box<[u8; EK_LEN]> {
+        Box::new(self.0.encapsulation_key().to_bytes().into())
+    }
+
+    pub(crate) fn decapsulate(&self, ct: &[u8; CT_LEN]) -> Secret<32> {
+        let mut shared = self.0.decapsulate(&(*ct).into());
+        let secret = Secret::from_bytes(shared.into());
+        shared.as_mut_slice().zeroize();
+        secret
     }
 }
 

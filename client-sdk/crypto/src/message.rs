@@ -2,7 +2,7 @@
 
 use crate::aead;
 use crate::bytes::FormatError;
-use crate::content::{CONTENT_HEAD_LEN, Content, content_hash};
+use crate::content::{CONTENT_HEAD_LEN, Content, ContentHead, content_hash};
 use crate::id::{ClientMsgId, ConversationId, DeviceId};
 use crate::padding::{BadPadding, MAX_BUCKET, TooLong, bucket, pad, unpadded_len};
 use crate::ratchet::header::PLAINTEXT_LEN;
@@ -91,25 +91,23 @@ impl SlicePlaintext {
 ///
 /// # Errors
 /// [`TooLong`] if the content does not fit the largest bucket.
-#[doc(hidden)]
-pub fn seal_body(key: &Secret<32>, address: BodyAddress, content: &Content) -> Result<(Vec<u8>, [u8; 32]), TooLong> {
-    let bucket = bucket(CONTENT_HEAD_LEN + content.body.len())?;
+pub(crate) fn seal_body(key: &Secret<32>, address: BodyAddress, head: &ContentHead, body: &[u8]) -> Result<(Vec<u8>, [u8; 32]), TooLong> {
+    let bucket = bucket(CONTENT_HEAD_LEN + body.len())?;
     // The plaintext is written once, into the buffer that becomes the ciphertext.
-    let mut body = Vec::with_capacity(bucket + aead::TAG_LEN);
-    content.head.write(&mut body);
-    body.extend_from_slice(&content.body);
-    let c_k = content_hash(&body);
-    pad(&mut body)?;
-    aead::seal(key, &BODY_NONCE, &address.to_bytes(), &mut body, 0);
-    Ok((body, c_k))
+    let mut out = Vec::with_capacity(bucket + aead::TAG_LEN);
+    head.write(&mut out);
+    out.extend_from_slice(body);
+    let c_k = content_hash(&out);
+    pad(&mut out)?;
+    aead::seal(key, &BODY_NONCE, &address.to_bytes(), &mut out, 0);
+    Ok((out, c_k))
 }
 
 /// Opens a body and checks that it is what slice and envelope say.
 ///
 /// # Errors
 /// [`BodyError`] naming what is wrong.
-#[doc(hidden)]
-pub fn open_body(slice: &SlicePlaintext, address: BodyAddress, body: &[u8]) -> Result<Content, BodyError> {
+pub(crate) fn open_body(slice: &SlicePlaintext, address: BodyAddress, body: &[u8]) -> Result<Content, BodyError> {
     if body.len() > MAX_BUCKET + aead::TAG_LEN {
         return Err(BodyError::Padding);
     }

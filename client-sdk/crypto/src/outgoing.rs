@@ -4,7 +4,7 @@
 //! gives, *before* any of it is sent. A retry sends the same bytes; it never composes again.
 
 use crate::chain::{CounterExhausted, SenderChain};
-use crate::content::{Content, ContentHead, KIND_CHECKPOINT};
+use crate::content::{ContentHead, KIND_CHECKPOINT};
 use crate::device::DeviceKeys;
 use crate::handshake::HandshakeError;
 use crate::handshake::initiator::Freshness;
@@ -19,7 +19,6 @@ use crate::session_set::SessionSet;
 use crate::trusted_list::{ListError, TrustedList};
 use rand_core::CryptoRng;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 /// Why a message could not be composed. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -136,10 +135,10 @@ pub fn compose<R: CryptoRng + ?Sized>(
 ) -> Result<Outgoing, ComposeError> {
     check(sender, chain, recipients)?;
     let content_key = Secret::random(rng);
-    let content = content(rng, sender, chain, draft)?;
-    let ContentHead { conversation, client_msg_id, incarnation, k, .. } = content.head;
+    let head = content_head(rng, sender, chain, draft)?;
+    let ContentHead { conversation, client_msg_id, incarnation, k, .. } = head;
     let address = BodyAddress { conversation, device: sender.keys.device_id(), client_msg_id };
-    let (body, c_k) = seal_body(&content_key, address, &content)?;
+    let (body, c_k) = seal_body(&content_key, address, &head, draft.body)?;
     let checkpoint = draft.kind == KIND_CHECKPOINT;
     // A checkpoint takes no place in the chain: the next message is the first that a new device is addressed with.
     let first_k = if checkpoint { k.saturating_add(1) } else { k };
@@ -182,9 +181,14 @@ fn check(sender: Sender<'_>, chain: &SenderChain, recipients: &[Recipient<'_>]) 
     Ok(())
 }
 
-fn content<R: CryptoRng + ?Sized>(rng: &mut R, sender: Sender<'_>, chain: &SenderChain, draft: Draft<'_>) -> Result<Content, ComposeError> {
+fn content_head<R: CryptoRng + ?Sized>(
+    rng: &mut R,
+    sender: Sender<'_>,
+    chain: &SenderChain,
+    draft: Draft<'_>,
+) -> Result<ContentHead, CounterExhausted> {
     let (k, prev) = chain.place(draft.kind)?;
-    let head = ContentHead {
+    Ok(ContentHead {
         conversation: chain.owner().conversation,
         incarnation: chain.owner().incarnation,
         k,
@@ -195,8 +199,7 @@ fn content<R: CryptoRng + ?Sized>(rng: &mut R, sender: Sender<'_>, chain: &Sende
         list_version: sender.list.version(),
         list_hash: *sender.list.hash(),
         kind: draft.kind,
-    };
-    Ok(Content { head, body: Zeroizing::new(draft.body.to_vec()) })
+    })
 }
 
 fn seal_for<R: CryptoRng + ?Sized>(

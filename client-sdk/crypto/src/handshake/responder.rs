@@ -59,6 +59,7 @@ pub(crate) fn accept<'a>(
         Some(secret) => Some(secret.as_one_time().ok_or(HandshakeError::WrongPrekeyKind)?),
         None => None,
     };
+    let kem_key = kem_key.expand();
     let th = Transcript {
         conversation,
         initiator: peer,

@@ -84,12 +84,12 @@ fn a28_one_slice_cannot_be_given_another_body() {
     let plaintext = SlicePlaintext { content_key: crate::Secret::from_bytes([1; 32]), c_k: [0; 32], since: 1, list_hash: [0; 32] };
     let address = BodyAddress { conversation: CONVERSATION, device: alice.keys.device_id(), client_msg_id: one.outgoing.client_msg_id };
     let content = bob.receive(&mut to_alice, &alice, &one).unwrap().message.unwrap().content;
-    let (body, c_k) = crate::message::seal_body(&plaintext.content_key, address, &content).unwrap();
+    let (body, c_k) = crate::message::seal_body(&plaintext.content_key, address, &content.head, &content.body).unwrap();
     assert_eq!(open_body(&plaintext, address, &body).unwrap_err(), BodyError::OtherContent);
     let plaintext = SlicePlaintext { c_k, ..plaintext };
     assert_eq!(open_body(&plaintext, address, &body).unwrap(), content);
     let renamed = BodyAddress { client_msg_id: ClientMsgId::from_bytes([9; 16]), ..address };
-    let (body, _) = crate::message::seal_body(&plaintext.content_key, renamed, &content).unwrap();
+    let (body, _) = crate::message::seal_body(&plaintext.content_key, renamed, &content.head, &content.body).unwrap();
     assert_eq!(open_body(&plaintext, renamed, &body).unwrap_err(), BodyError::OtherEnvelope);
 }
 

@@ -1,6 +1,6 @@
 //! Root, chain and message keys and the steps between them (§3).
 
-use crate::hash::{hkdf, hkdf_salted, hmac_byte};
+use crate::hash::{hkdf, hkdf_salted, hmac_01_02};
 use crate::secret::{Secret, opaque_debug};
 use zeroize::ZeroizeOnDrop;
 
@@ -38,14 +38,10 @@ impl RootKey {
 }
 
 impl ChainKey {
-    /// The key of the message at this place, `HMAC(CK, 01)`.
-    pub(crate) fn message_key(&self) -> MessageKey {
-        MessageKey(hmac_byte(&self.0, 1))
-    }
-
-    /// The chain key of the next place, `HMAC(CK, 02)`.
-    pub(crate) fn next(&self) -> Self {
-        Self(hmac_byte(&self.0, 2))
+    /// The key of the message at this place, `HMAC(CK, 01)`, and the chain key of the next, `HMAC(CK, 02)`.
+    pub(crate) fn step(&self) -> (MessageKey, Self) {
+        let (message, next) = hmac_01_02(&self.0);
+        (MessageKey(message), Self(next))
     }
 }
 

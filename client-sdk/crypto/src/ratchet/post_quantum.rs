@@ -154,7 +154,9 @@ impl PqState {
             return;
         }
         if let Phase::Offered(seed) = &self.phase {
-            let key = epoch_key(&seed.decapsulate(ct), th, e, &seed.encapsulation_key(), ct);
+            let opened = seed.expand();
+            let shared = opened.decapsulate(ct);
+            let key = epoch_key(&shared, th, e, &opened.encapsulation_key(), ct);
             self.phase = Phase::Answered(key);
         }
     }

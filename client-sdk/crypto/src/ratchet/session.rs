@@ -226,8 +226,8 @@ impl Session {
         };
         let next = n.checked_add(1).ok_or(SealError::ChainExhausted)?;
         let header = Header { slice_type: SliceType::Ordinary, session_id, dh: own.public(), pn, n: *n, mix_epoch: *mix_epoch, r: [0; 16] };
-        let key = chain.message_key();
-        *chain = chain.next();
+        let (key, following) = chain.step();
+        *chain = following;
         *n = next;
         Ok((header, key, header.n == 0))
     }
@@ -315,8 +315,8 @@ impl Session {
             return Err(OpenError::NotAuthentic);
         };
         let keys = skip(receiving, n, now_ms)?;
-        let key = receiving.chain.message_key();
-        receiving.chain = receiving.chain.next();
+        let (key, following) = receiving.chain.step();
+        receiving.chain = following;
         receiving.n = n.checked_add(1).ok_or(OpenError::JumpTooFar)?;
         if !keys.is_empty() {
             let mut next = skipped.clone();
@@ -399,10 +399,11 @@ fn skip(receiving: &mut Receiving, n: u32, now_ms: u64) -> Result<Vec<SkippedKey
     let keep_from = n.saturating_sub(u32::try_from(MAX_SKIPPED).unwrap_or(u32::MAX));
     let mut keys = Vec::with_capacity((jump as usize).min(MAX_SKIPPED));
     while receiving.n < n {
+        let (key, following) = receiving.chain.step();
         if receiving.n >= keep_from {
-            keys.push(SkippedKey { n: receiving.n, stored_ms: now_ms, key: receiving.chain.message_key() });
+            keys.push(SkippedKey { n: receiving.n, stored_ms: now_ms, key });
         }
-        receiving.chain = receiving.chain.next();
+        receiving.chain = following;
         receiving.n += 1;
     }
     Ok(keys)

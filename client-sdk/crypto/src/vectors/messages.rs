@@ -132,7 +132,7 @@ fn message(case: &Value) {
         client_msg_id: content.head.client_msg_id,
     };
     let content_key = Secret::from_bytes(array(&case["content_key"]));
-    let (sealed, c_k) = seal_body(&content_key, address, &content).unwrap();
+    let (sealed, c_k) = seal_body(&content_key, address, &content.head, &content.body).unwrap();
     assert_eq!(sealed, bytes(&case["sealed_body"]));
     assert_eq!(c_k, array(&case["content_hash"]));
     assert_eq!(chain_hash(&content.head.prev, &c_k), array(&case["head"]));
