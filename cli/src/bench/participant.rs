@@ -158,10 +158,11 @@ impl Participant {
     }
 
     fn take_error(&mut self, request: u64, error: &v1::Error, now: Instant) -> Result<(), Fault> {
-        match &mut self.outbox {
-            Some(outbox) if outbox.refused_answer(request, error, now)? => Ok(()),
-            _ => Err(Fault::Refused(error.code().as_str_name())),
-        }
+        let known = match &mut self.outbox {
+            Some(outbox) => outbox.refused_answer(request, error, now)?,
+            None => false,
+        };
+        if known { Ok(()) } else { Err(Fault::Refused(error.code().as_str_name())) }
     }
 
     /// Ends a batch: acknowledges what moved, asks for holes, sends what may go. `put` gets every frame.
