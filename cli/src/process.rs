@@ -76,7 +76,10 @@ mod tests {
 
     #[test]
     fn memory_is_in_bytes() {
-        assert_eq!(parse_pss("55d0-7ff ---p 00000000 00:00 0 [rollup]\nRss:  900 kB\nPss:                 123 kB\nPss_Dirty: 1 kB\n"), Some(123 * 1024));
+        assert_eq!(
+            parse_pss("55d0-7ff ---p 00000000 00:00 0 [rollup]\nRss:  900 kB\nPss:                 123 kB\nPss_Dirty: 1 kB\n"),
+            Some(123 * 1024)
+        );
         assert_eq!(parse_pss("Rss: 1 kB\n"), None);
     }
 

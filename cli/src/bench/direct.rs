@@ -193,18 +193,15 @@ async fn window(args: &DirectArgs, target: &Target, pairs: &Pairs, progress: Pro
         sender.change(|participant| participant.outbox.iter_mut().for_each(Outbox::stop));
     }
     let between = |before: Option<Duration>, after: Option<Duration>| Some(after?.saturating_sub(before?));
-    Ok(Measured {
-        seconds: (end - start).as_secs_f64(),
-        server_cpu: between(server_before, server_after),
-        own_cpu: between(own_before, own_after),
-    })
+    Ok(Measured { seconds: (end - start).as_secs_f64(), server_cpu: between(server_before, server_after), own_cpu: between(own_before, own_after) })
 }
 
 /// Waits until everything accepted has been delivered and acknowledged, or can be called lost.
 async fn settle(pairs: &Pairs) -> anyhow::Result<()> {
     let settled = || {
         let sent = |sender: &Peer| sender.look(|p| p.is_acknowledged() && p.outbox.as_ref().is_none_or(Outbox::is_settled));
-        let received = |(sender, reader): (&Peer, &Peer)| reader.look(Participant::taken) >= accepted(sender) && reader.look(Participant::is_acknowledged);
+        let received =
+            |(sender, reader): (&Peer, &Peer)| reader.look(Participant::taken) >= accepted(sender) && reader.look(Participant::is_acknowledged);
         pairs.senders.iter().all(sent) && pairs.senders.iter().zip(&pairs.readers).all(received)
     };
     pairs.shared.wait(LOST_AFTER, settled).await?;

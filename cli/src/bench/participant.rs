@@ -114,7 +114,9 @@ impl Participant {
                 Ok(())
             }
             Kind::Goodbye(bye) => Err(Fault::Goodbye(bye.reason().as_str_name())),
-            Kind::CaughtUp(_) | Kind::Watermarks(_) | Kind::PeerTyping(_) | Kind::Presence(_) | Kind::KeysLow(_) | Kind::DeviceListChanged(_) => Ok(()),
+            Kind::CaughtUp(_) | Kind::Watermarks(_) | Kind::PeerTyping(_) | Kind::Presence(_) | Kind::KeysLow(_) | Kind::DeviceListChanged(_) => {
+                Ok(())
+            }
             Kind::Welcome(_) | Kind::Done(_) | Kind::Pong(_) => Err(Fault::Protocol("an answer to nothing")),
         }
     }
@@ -168,7 +170,8 @@ impl Participant {
     /// Ends a batch: acknowledges what moved, asks for holes, sends what may go. `put` gets every frame.
     pub(super) fn turn(&mut self, now: Instant, mut put: impl FnMut(&v1::ClientFrame)) {
         if !self.moved.is_empty() {
-            let cursor = |conversation: &ConversationId| v1::Cursor { conversation: conversation.to_bytes(), seq: self.inboxes[conversation].contiguous() };
+            let cursor =
+                |conversation: &ConversationId| v1::Cursor { conversation: conversation.to_bytes(), seq: self.inboxes[conversation].contiguous() };
             let cursors = self.moved.iter().map(cursor).collect();
             self.moved.clear();
             put(&v1::ClientFrame { id: 0, kind: Some(client_frame::Kind::Ack(v1::Ack { cursors })) });

@@ -5,8 +5,6 @@
 
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// A data frame that holds text.
-pub(super) const TEXT: u8 = 0x1;
 /// A data frame that holds bytes.
 pub(super) const BINARY: u8 = 0x2;
 /// The peer is closing.
@@ -190,7 +188,8 @@ mod tests {
     #[test]
     fn the_upgrade_is_checked() {
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
-        let good = "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: kith.v1\r\n\r\nrest";
+        let good =
+            "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: kith.v1\r\n\r\nrest";
         assert_eq!(upgrade_answer(good.as_bytes(), key), Ok(Some(good.len() - 4)));
         assert_eq!(upgrade_answer(&good.as_bytes()[..60], key), Ok(None));
         assert!(upgrade_answer(good.replace("s3p", "s3q").as_bytes(), key).is_err());

@@ -21,6 +21,13 @@ pub(super) use timeline::Timeline;
 
 /// Typing is told again after this long.
 const TYPING_AGAIN: Duration = Duration::from_secs(4);
+/// What the ticks mean, for help.
+const TICKS: [(Tick, &str); 4] = [
+    (Tick::Pending, "waiting here"),
+    (Tick::Sent, "on the server's disk"),
+    (Tick::Delivered, "on their device; coloured when they have read it"),
+    (Tick::Failed, "refused by the server"),
+];
 /// Remarks that are kept for reading.
 const REMARKS: usize = 200;
 
@@ -346,8 +353,7 @@ impl App {
         lines.push(String::new());
         lines.extend(keys::HELP.iter().map(|(key, meaning)| format!("{key:<20} {meaning}")));
         lines.push(String::new());
-        let ticks = [(Tick::Pending, "waiting here"), (Tick::Sent, "on the server's disk"), (Tick::Delivered, "on their device")];
-        lines.extend(ticks.iter().map(|(tick, meaning)| format!("{:<20} {meaning}; coloured: read", wording::tick(*tick)).replace("here; coloured: read", "here").replace("disk; coloured: read", "disk")));
+        lines.extend(TICKS.iter().map(|(tick, meaning)| format!("{:<20} {meaning}", wording::tick(*tick))));
         if !self.remarks.is_empty() {
             lines.push(String::new());
             lines.extend(self.remarks.iter().rev().take(10).map(|remark| format!("· {remark}")));
@@ -378,3 +384,6 @@ fn list_line(conversation: &Conversation) -> String {
     let verified = if conversation.verified { "  verified" } else { "" };
     format!("{}{verified}{unread}", wording::name(conversation))
 }
+
+#[cfg(test)]
+mod tests;

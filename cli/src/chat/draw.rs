@@ -31,7 +31,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App) -> Drawn {
     let (list, rest) = split_sidebar(frame.area());
     let input_rows = bars::input_rows(app, rest.width).clamp(1, MOST_INPUT_ROWS);
     let input_rows = u16::try_from(input_rows).unwrap_or(1);
-    let areas = Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1), Constraint::Length(input_rows), Constraint::Length(1)]);
+    let areas =
+        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(1), Constraint::Length(input_rows), Constraint::Length(1)]);
     let [title, middle, rule, input, status] = areas.areas(rest);
     if let Some(list) = list {
         sidebar::draw(frame, app, list);
@@ -62,7 +63,10 @@ fn popup(frame: &mut Frame<'_>, popup: &Popup) {
     let rows: Vec<String> = popup.lines.iter().flat_map(|line| wrap::rows(line, usize::from(width.saturating_sub(4)))).collect();
     let height = u16::try_from(rows.len() + 2).unwrap_or(u16::MAX).min(area.height);
     let place = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
-    let block = Block::bordered().title(format!(" {} ", popup.title)).title_bottom(Line::styled(" any key closes ", DIM).right_aligned()).border_style(ACCENT);
+    let block = Block::bordered()
+        .title(format!(" {} ", popup.title))
+        .title_bottom(Line::styled(" any key closes ", DIM).right_aligned())
+        .border_style(ACCENT);
     let lines: Vec<Line<'_>> = rows.into_iter().map(|row| Line::raw(format!(" {row}"))).collect();
     frame.render_widget(Clear, place);
     frame.render_widget(Paragraph::new(lines).block(block), place);

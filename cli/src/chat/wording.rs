@@ -62,7 +62,9 @@ pub(super) fn entry(entry: &Entry) -> Option<String> {
     match &entry.body {
         EntryBody::Text(_) => None,
         EntryBody::Unknown { .. } => Some("a message of a kind that this version does not know; update to read it".to_owned()),
-        EntryBody::Undecryptable { reason, repair } => Some(format!("a message that cannot be read ({}); {}", unreadable(*reason), repairing(*repair))),
+        EntryBody::Undecryptable { reason, repair } => {
+            Some(format!("a message that cannot be read ({}); {}", unreadable(*reason), repairing(*repair)))
+        }
         EntryBody::Missing { to, reason } => {
             let count = to.saturating_sub(entry.seq.unwrap_or(*to)) + 1;
             let messages = if count == 1 { "a message is".to_owned() } else { format!("{count} messages are") };
@@ -117,8 +119,12 @@ pub(super) fn notice(kind: NoticeKind, who: &str) -> String {
         NoticeKind::NewDevice => format!("{who} uses a new device"),
         NoticeKind::DeviceRemoved => format!("{who} removed a device"),
         NoticeKind::KeysRotated => format!("{who} has used the recovery key: the safety number has changed, compare it again (/safety)"),
-        NoticeKind::KeysChanged => format!("WARNING: the keys of {who} have changed without a reason that can be checked. Sending is held back: /safety, then /verify"),
-        NoticeKind::ListRefused => format!("WARNING: the server shows a device list of {who} that does not follow from the known one; it was refused"),
+        NoticeKind::KeysChanged => {
+            format!("WARNING: the keys of {who} have changed without a reason that can be checked. Sending is held back: /safety, then /verify")
+        }
+        NoticeKind::ListRefused => {
+            format!("WARNING: the server shows a device list of {who} that does not follow from the known one; it was refused")
+        }
         NoticeKind::GhostDevice => format!("WARNING: the server asked to encrypt for a device that {who} never signed; it gets nothing"),
         NoticeKind::NoOneTimeKey => format!("the first messages to {who} are protected by weekly keys only"),
         NoticeKind::LastResortKey => format!("the session with {who} began with the reusable post-quantum key"),

@@ -150,7 +150,11 @@ async fn crash(
             alice.disconnected().await?;
             t.event("alice notices; what she writes waits in her outbox");
             let server = ServerChild::start(data, address, &[]).await?;
-            t.event(&format!("the server is started again on the same folder (process {}, ready after {} ms)", server.pid(), server.started_in().as_millis()));
+            t.event(&format!(
+                "the server is started again on the same folder (process {}, ready after {} ms)",
+                server.pid(),
+                server.started_in().as_millis()
+            ));
             read_all(t, alice, his, half + 1..=messages).await?;
             anyhow::Ok(server)
         };

@@ -75,7 +75,7 @@ pub(super) fn input(frame: &mut Frame<'_>, app: &App, area: Rect) {
     frame.render_widget(Paragraph::new(lines), area);
     if app.popup.is_none() {
         let x = area.x.saturating_add(u16::try_from(PROMPT.len() + column).unwrap_or(u16::MAX)).min(area.right().saturating_sub(1));
-        let y = area.y.saturating_add(u16::try_from(row - first).unwrap_or(u16::MAX)).min(area.bottom().saturating_sub(1));
+        let y = area.y.saturating_add(u16::try_from(row.saturating_sub(first)).unwrap_or(u16::MAX)).min(area.bottom().saturating_sub(1));
         frame.set_cursor_position(Position { x, y });
     }
 }

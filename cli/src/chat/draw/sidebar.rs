@@ -43,7 +43,13 @@ fn conversation_lines<'a>(app: &App, conversation: &Conversation, width: usize) 
     let unread = if conversation.unread > 0 { format!(" {} ", conversation.unread.min(999)) } else { String::new() };
     let name = wrap::clip(&wording::name(conversation), width.saturating_sub(3 + wrap::width(&unread)));
     let gap = " ".repeat(width.saturating_sub(3 + wrap::width(&name) + wrap::width(&unread)));
-    let style = if open { BOLD.add_modifier(Modifier::REVERSED) } else if conversation.unread > 0 { BOLD } else { Style::new() };
+    let style = if open {
+        BOLD.add_modifier(Modifier::REVERSED)
+    } else if conversation.unread > 0 {
+        BOLD
+    } else {
+        Style::new()
+    };
     let first = Line::from(vec![
         Span::raw(" "),
         dot,

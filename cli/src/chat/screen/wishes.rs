@@ -44,7 +44,9 @@ pub(super) async fn carry_out(client: &Client, wish: Wish) -> Option<Event> {
         }),
         Wish::Accept(id) => client.accept(id).await.err().map(|error| Event::Remark(error.to_string())),
         Wish::Hide(hidden) => Some(match client.hide_presence(hidden).await {
-            Ok(()) => Event::Remark(if hidden { "others no longer see when you are online, nor you them" } else { "others see when you are online" }.to_owned()),
+            Ok(()) => Event::Remark(
+                if hidden { "others no longer see when you are online, nor you them" } else { "others see when you are online" }.to_owned(),
+            ),
             Err(error) => Event::Remark(error.to_string()),
         }),
         Wish::Devices => Some(devices(client).await),
