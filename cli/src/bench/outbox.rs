@@ -75,8 +75,8 @@ impl Outbox {
     /// An outbox to `peer` whose bodies have `size` bytes. `tag` makes the message ids this run's own; `epoch` is the zero of times in bodies.
     pub(super) fn new(conversation: ConversationId, peer: DeviceRef, size: usize, window: usize, tag: [u8; 8], epoch: Instant) -> Self {
         // Something that neither compresses nor repeats within a body.
-        let filler = (0..size.max(MIN_BODY)).map(|i| (i.wrapping_mul(167) ^ (i >> 3)) as u8 ^ tag[i % 8]).collect();
-        let slice = (0..SLICE_LEN).map(|i| i.wrapping_mul(59) as u8 ^ tag[i % 8]).collect();
+        let filler = (0..size.max(MIN_BODY)).map(|i| noise(i) ^ tag[i % 8]).collect();
+        let slice = (0..SLICE_LEN).map(|i| noise(i + size) ^ tag[i % 8]).collect();
         Self {
             conversation: conversation.to_bytes(),
             peer,
@@ -247,6 +247,11 @@ impl Outbox {
             self.flow = Flow::Waiting(now() + after);
         }
     }
+}
+
+/// A byte of something that looks random enough.
+fn noise(at: usize) -> u8 {
+    at.wrapping_mul(0x9e37_79b9).to_be_bytes()[5]
 }
 
 /// The number and due time (nanoseconds since the run's epoch) that a body carries.

@@ -299,11 +299,11 @@ impl App {
         let text = self.editor.take();
         self.remark = None;
         let mut wishes = self.stop_typing();
-        wishes.extend(self.carry_out(command::parse(&text), text));
+        wishes.extend(self.carry_out(command::parse(&text), &text));
         wishes
     }
 
-    fn carry_out(&mut self, line: Line, entered: String) -> Vec<Wish> {
+    fn carry_out(&mut self, line: Line, entered: &str) -> Vec<Wish> {
         match (line, self.open) {
             (Line::Empty, _) => Vec::new(),
             (Line::Text(text), Some(id)) => {
@@ -337,8 +337,8 @@ impl App {
     }
 
     /// Says what is wrong and gives the line back.
-    fn refuse(&mut self, problem: String, entered: String) -> Vec<Wish> {
-        self.editor.insert(&entered);
+    fn refuse(&mut self, problem: String, entered: &str) -> Vec<Wish> {
+        self.editor.insert(entered);
         self.say(problem);
         Vec::new()
     }

@@ -108,7 +108,7 @@ impl Plain {
     fn new(client: Client, place: Place) -> Self {
         Self {
             client,
-            out: Output::default(),
+            out: Output,
             place,
             current: None,
             sent: HashMap::new(),
@@ -169,7 +169,7 @@ impl Plain {
             }
             Event::Received(entry) => self.take_received(entry).await?,
             Event::Ticks(entries) => self.take_ticks(&entries)?,
-            Event::Typing(typing) => self.take_typing(typing)?,
+            Event::Typing(typing) => self.take_typing(&typing)?,
             Event::Presence(presence) => self.take_presence(&presence)?,
             Event::Notice(notice) => {
                 let who = notice.conversation.map_or_else(|| "-".to_owned(), |id| self.name(id));
@@ -217,8 +217,8 @@ impl Plain {
         Ok(())
     }
 
-    fn take_typing(&mut self, typing: Arc<[Typing]>) -> anyhow::Result<()> {
-        let before = std::mem::replace(&mut self.typing, Arc::clone(&typing));
+    fn take_typing(&mut self, typing: &Arc<[Typing]>) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.typing, Arc::clone(typing));
         for now in typing.iter().filter(|now| !before.contains(now)) {
             self.out.line("typing", &[&self.name(now.conversation), "on"])?;
         }
