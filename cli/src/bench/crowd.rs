@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use anyhow::ensure;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use kith_proto::v1;
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -9,6 +10,7 @@ use rand::{SeedableRng as _, rngs::StdRng};
 use super::{
     api::{Account, Api},
     link::{Endpoint, Link},
+    outbox::Outbox,
     participant::Participant,
     peer::{Peer, Shared},
     progress::Progress,
@@ -60,9 +62,12 @@ pub(super) async fn connect_all(
     let peers = stream::iter(accounts.iter_mut().enumerate()).map(|(n, account)| {
         let (step, participant) = (&step, &participant);
         async move {
-            let (link, _) = connect(endpoint, n, account, shared).await?;
+            let (link, welcome) = connect(endpoint, n, account, shared).await?;
+            let participant = participant(n, account);
+            let (wanted, allowed) = (participant.outbox.as_ref().map_or(0, Outbox::window), welcome.limits.map_or(0, |limits| limits.max_sends_in_flight));
+            ensure!(wanted <= allowed as usize, "the server takes {allowed} unanswered messages on a connection, not {wanted}");
             step.one_more();
-            anyhow::Ok(Peer::start(link, participant(n, account), Rc::clone(shared)))
+            Ok(Peer::start(link, participant, Rc::clone(shared)))
         }
     });
     peers.buffered(AT_ONCE).try_collect().await

@@ -118,6 +118,11 @@ impl Outbox {
         &self.conversation
     }
 
+    /// Unanswered messages it may have under way.
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
     /// Whether every message made has been accepted.
     pub(super) fn is_settled(&self) -> bool {
         let idle = match &self.source {

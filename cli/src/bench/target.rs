@@ -31,7 +31,7 @@ pub(super) struct TargetArgs {
 }
 
 /// Limits that would measure themselves are out of the way, everything else is as shipped: durability, cursors, purge.
-const SETTINGS: [(&str, &str); 1] = [("KITH_LIMITS__ENFORCED", "false")];
+const SETTINGS: [(&str, &str); 1] = [("KITH_LIMITS_ENFORCED", "false")];
 
 /// A server to measure.
 #[derive(Debug)]

@@ -28,6 +28,8 @@ const TICKS: [(Tick, &str); 4] = [
     (Tick::Delivered, "on their device; coloured when they have read it"),
     (Tick::Failed, "refused by the server"),
 ];
+/// Conversations whose newest entry is shown in the list.
+const PREVIEWS: usize = 50;
 /// Remarks that are kept for reading.
 const REMARKS: usize = 200;
 
@@ -48,6 +50,8 @@ pub(super) enum Event {
     Entries(ConversationId, Vec<Entry>),
     /// Older entries that were asked for; empty if there are none.
     Older(ConversationId, Vec<Entry>),
+    /// The newest entry of a conversation, for the list.
+    Preview(ConversationId, Option<Entry>),
     /// Who is typing.
     Typing(Arc<[Typing]>),
     /// Who is there.
@@ -77,6 +81,8 @@ pub(super) enum Wish {
     MarkRead(ConversationId, u64),
     /// The user types, or has stopped.
     Typing(ConversationId, bool),
+    /// Fetch the newest entry of a conversation.
+    Preview(ConversationId),
     /// Fetch entries before a position.
     Older(ConversationId, Position),
     /// Show the safety number.
@@ -100,6 +106,14 @@ pub(super) struct Popup {
     pub(super) title: String,
     /// Its lines, harmless already.
     pub(super) lines: Vec<String>,
+}
+
+/// The newest entry of a conversation, as the list shows it.
+#[derive(Debug, Default)]
+struct Preview {
+    /// What the conversation was like when it was asked for.
+    stamp: (u64, u64),
+    text: String,
 }
 
 /// What the last drawing found out.
@@ -135,6 +149,7 @@ pub(super) struct App {
     /// Rows between the bottom of the messages and the bottom of the screen.
     pub(super) scroll: usize,
     drafts: HashMap<ConversationId, Editor>,
+    previews: HashMap<ConversationId, Preview>,
     typing: Arc<[Typing]>,
     presence: Arc<[Presence]>,
     remarks: VecDeque<String>,
@@ -163,6 +178,7 @@ impl App {
             remark: None,
             scroll: 0,
             drafts: HashMap::new(),
+            previews: HashMap::new(),
             typing: Arc::default(),
             presence: Arc::default(),
             remarks: VecDeque::new(),
@@ -212,6 +228,11 @@ impl App {
                 self.timeline.merge(entries);
             }
             Event::Entries(..) | Event::Older(..) => {}
+            Event::Preview(id, entry) => {
+                if let (Some(preview), Some(entry)) = (self.previews.get_mut(&id), entry) {
+                    preview.text = wording::preview(&entry);
+                }
+            }
             Event::Typing(typing) => self.typing = typing,
             Event::Presence(presence) => self.presence = presence,
             Event::Notice(notice) => {
@@ -248,10 +269,31 @@ impl App {
 
     fn take_conversations(&mut self, conversations: Arc<[Conversation]>) -> Vec<Wish> {
         self.conversations = conversations;
+        let mut wishes = self.previews_wanted();
         match (self.open, self.conversations.first()) {
-            (None, Some(first)) => self.go_to(first.id),
-            _ => self.seen().into_iter().collect(),
+            (None, Some(first)) => wishes.extend(self.go_to(first.id)),
+            _ => wishes.extend(self.seen()),
         }
+        wishes
+    }
+
+    /// Asks for the newest entry of the conversations at the top that have moved.
+    fn previews_wanted(&mut self) -> Vec<Wish> {
+        let mut wishes = Vec::new();
+        for conversation in self.conversations.iter().take(PREVIEWS) {
+            let stamp = (conversation.head, conversation.at_ms);
+            let known = self.previews.get(&conversation.id).map(|preview| preview.stamp);
+            if known != Some(stamp) {
+                self.previews.entry(conversation.id).or_default().stamp = stamp;
+                wishes.push(Wish::Preview(conversation.id));
+            }
+        }
+        wishes
+    }
+
+    /// The newest entry of a conversation, in a few words.
+    pub(super) fn preview(&self, id: ConversationId) -> &str {
+        self.previews.get(&id).map_or("", |preview| preview.text.as_str())
     }
 
     /// Puts a conversation on the screen, keeping what was being written in the one before.

@@ -63,7 +63,7 @@ EXIT STATUS
 #[command(after_long_help = PLAIN_HELP)]
 pub(crate) struct ChatArgs {
     /// The server's address
-    #[arg(long, value_name = "URL", env = "KITH_SERVER", default_value = "http://127.0.0.1:7400")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400")]
     server: String,
     /// Folder of this account; one account and one device live in it
     #[arg(long, value_name = "DIR")]
@@ -86,9 +86,9 @@ pub(crate) struct ChatArgs {
     /// Line mode: how many seconds to wait at the end until everything is sent
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=86_400))]
     wait: u64,
-    /// Passphrase that seals the folder's key
-    #[arg(long, env = "KITH_PASSPHRASE", hide = true, hide_env_values = true)]
-    passphrase: Option<String>,
+    /// File whose first line is the passphrase that seals the folder's key (asked for where it is needed and not given)
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
 }
 
 /// Runs the client until its user leaves.

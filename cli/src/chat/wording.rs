@@ -1,6 +1,6 @@
 //! The words in which the client tells people what is going on.
 
-use kith_client::{Blocked, ConnectionState, Conversation, Entry, EntryBody, Integrity, NoticeKind, Repair, StopReason, Tick, Undecryptable};
+use kith_client::{Author, Blocked, ConnectionState, Conversation, Entry, EntryBody, Integrity, NoticeKind, Repair, StopReason, Tick, Undecryptable};
 
 use super::harmless;
 
@@ -55,6 +55,16 @@ fn stopped(reason: StopReason) -> &'static str {
         StopReason::UnknownDevice => "the server does not know this account",
         StopReason::StoreFailed => "the folder cannot be written any more",
     }
+}
+
+/// An entry in a few words, on one line.
+pub(super) fn preview(shown: &Entry) -> String {
+    let text = match shown.text() {
+        // What does not fit anywhere need not be made harmless.
+        Some(text) => harmless::one_line(&text.chars().take(100).collect::<String>()),
+        None => format!("[{}]", entry(shown).unwrap_or_default()),
+    };
+    if shown.author == Author::Me { format!("you: {text}") } else { text }
 }
 
 /// A line about an entry that is no text; `None` for texts.
@@ -132,7 +142,7 @@ pub(super) fn notice(kind: NoticeKind, who: &str) -> String {
         NoticeKind::ContactRestarted => format!("the device of {who} began anew"),
         NoticeKind::OwnDeviceAdded => "a device was added to your account".to_owned(),
         NoticeKind::OwnDeviceRemoved => "a device was removed from your account".to_owned(),
-        NoticeKind::StoreKeyInFile => "the key of this folder lies beside it: whoever copies the folder can read it (set KITH_PASSPHRASE)".to_owned(),
+        NoticeKind::StoreKeyInFile => "the key of this folder lies beside it: whoever copies the folder can read it (--passphrase-file seals a new one)".to_owned(),
     }
 }
 

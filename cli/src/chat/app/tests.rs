@@ -45,7 +45,8 @@ fn app() -> App {
     let me = Me { account: AccountId([7; 16]), device: DeviceId([1; 16]), username: "alice".to_owned() };
     let mut app = App::new(me, "http://127.0.0.1:7400".to_owned());
     let conversations = [conversation(BOB, Some("bob")), conversation(CAROL, None)];
-    assert_eq!(take(&mut app, Event::Conversations(conversations.into())), [Wish::Follow(BOB)], "the first conversation opens by itself");
+    let wishes = take(&mut app, Event::Conversations(conversations.into()));
+    assert_eq!(wishes, [Wish::Preview(BOB), Wish::Preview(CAROL), Wish::Follow(BOB)], "the first conversation opens by itself");
     app
 }
 
@@ -121,6 +122,16 @@ fn only_what_is_seen_is_marked_as_read() {
     app.scroll = 3;
     assert_eq!(take(&mut app, Event::Entries(BOB, vec![entry(BOB, 2, Some(2), Author::Peer, "below")])), []);
     assert_eq!(press(&mut app, KeyCode::Esc), [Wish::MarkRead(BOB, 2)]);
+}
+
+#[test]
+fn the_last_message_is_fetched_when_a_conversation_moves_and_only_then() {
+    let mut app = app();
+    let moved = || Event::Conversations([conversation(BOB, Some("bob")), Conversation { head: 4, ..conversation(CAROL, None) }].into());
+    assert_eq!(take(&mut app, moved()), [Wish::Preview(CAROL)]);
+    assert_eq!(take(&mut app, moved()), []);
+    take(&mut app, Event::Preview(CAROL, Some(entry(CAROL, 1, Some(4), Author::Me, "the last\nword"))));
+    assert!(screen(&mut app, 100, 20).0.contains("you: the last word"));
 }
 
 #[test]
@@ -211,4 +222,31 @@ fn no_size_of_terminal_is_too_small() {
             screen(&mut app, width, height);
         }
     }
+}
+
+#[test]
+fn zz_show() {
+    let mut app = app();
+    app.connection = ConnectionState::Online;
+    let c = [Conversation { unread: 0, at_ms: 1_795_000_000_000, peer_delivered: 5, peer_read: 2, ..conversation(BOB, Some("bob")) }, Conversation { unread: 3, accepted: false, ..conversation(CAROL, None) }];
+    take(&mut app, Event::Conversations(c.into()));
+    let mut e = vec![
+        entry(BOB, 1, Some(1), Author::Me, "Hi Bob, are you there? This is a rather long line that has to be wrapped because it does not fit on one row of the terminal."),
+        entry(BOB, 2, Some(2), Author::Me, "second"),
+        entry(BOB, 3, Some(3), Author::Peer, "你好 👩\u{200d}👩\u{200d}👧 hi"),
+        entry(BOB, 4, Some(4), Author::Peer, "two\nlines"),
+        entry(BOB, 5, Some(5), Author::Me, "delivered"),
+        entry(BOB, 6, Some(6), Author::Me, "sent"),
+        entry(BOB, 7, None, Author::Me, "pending"),
+    ];
+    e[3].at_ms += 300_000;
+    take(&mut app, Event::Entries(BOB, e));
+    take(&mut app, Event::Paste("I am writing something".to_owned()));
+    app.typing = [Typing { conversation: BOB, account: AccountId(BOB.0) }].into();
+    app.presence = [Presence { account: AccountId(BOB.0), online: true, last_seen_ms: None }].into();
+    println!("{}", screen(&mut app, 90, 18).0);
+    app.editor.take();
+    println!("{}", screen(&mut app, 50, 14).0);
+    enter(&mut app, "/help");
+    println!("{}", screen(&mut app, 100, 34).0);
 }

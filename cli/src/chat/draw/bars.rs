@@ -101,11 +101,11 @@ pub(super) fn status(frame: &mut Frame<'_>, app: &App, area: Rect, narrow: bool)
         ConnectionState::Offline { .. } | ConnectionState::Stopped(_) => WARNING,
     };
     let mut spans = vec![Span::styled(format!(" ● {}", wording::connection(app.connection)), style)];
-    spans.push(Span::styled(format!("  {} on {}", harmless::one_line(&app.me.username), harmless::one_line(&app.server)), DIM));
     let elsewhere: u64 = app.conversations.iter().filter(|c| Some(c.id) != app.open).map(|c| c.unread).sum();
     if narrow && elsewhere > 0 {
-        spans.push(Span::styled(format!("  {elsewhere} unread elsewhere (Tab)"), ACCENT));
+        spans.push(Span::styled(format!("  {elsewhere} unread (Tab)"), ACCENT));
     }
+    spans.push(Span::styled(format!("  {} on {}", harmless::one_line(&app.me.username), harmless::one_line(&app.server)), DIM));
     if let Some(remark) = &app.remark {
         let used: usize = spans.iter().map(|span| wrap::width(&span.content)).sum();
         let room = usize::from(area.width).saturating_sub(used + 3);

@@ -3,7 +3,7 @@
 use kith_client::{Author, Conversation, Entry, Tick};
 use ratatui::{
     Frame,
-    layout::Rect,
+    layout::{Margin, Rect},
     style::{Color, Style},
     text::{Line, Span},
     widgets::Paragraph,
@@ -33,6 +33,7 @@ struct Columns {
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App, area: Rect) -> Drawn {
+    let area = area.inner(Margin { horizontal: 1, vertical: 0 });
     let Some(conversation) = app.conversation() else {
         frame.render_widget(Paragraph::new(welcome(app)), area);
         return Drawn { rows: 0, height: usize::from(area.height) };

@@ -11,10 +11,7 @@ use ratatui::{
 use kith_client::Conversation;
 
 use super::{ACCENT, BOLD, DIM, WARNING, wrap};
-use crate::{
-    chat::{app::App, wording},
-    local_time::{LocalTime, now_ms},
-};
+use crate::chat::{app::App, wording};
 
 /// Rows that a conversation takes.
 const ROWS: usize = 2;
@@ -68,16 +65,8 @@ fn second_line<'a>(app: &App, conversation: &Conversation, width: usize) -> Line
         ("held back: see there".to_owned(), WARNING)
     } else if !conversation.accepted {
         ("wants to chat".to_owned(), WARNING)
-    } else if conversation.at_ms > 0 {
-        (when(conversation.at_ms), DIM)
     } else {
-        (String::new(), DIM)
+        (app.preview(conversation.id).to_owned(), DIM)
     };
     Line::styled(wrap::clip(&format!("   {text}"), width), style)
-}
-
-/// The time today, the date before.
-fn when(at_ms: u64) -> String {
-    let at = LocalTime::of(at_ms);
-    if at.is_same_day(LocalTime::of(now_ms())) { at.hours_minutes() } else { at.date() }
 }

@@ -33,6 +33,10 @@ pub(super) async fn carry_out(client: &Client, wish: Wish) -> Option<Event> {
             let _ = client.set_typing(id, active).await;
             None
         }
+        Wish::Preview(id) => {
+            let newest = client.history(id, None, 1).await.ok()?.pop();
+            Some(Event::Preview(id, newest))
+        }
         Wish::Older(id, before) => match client.history(id, Some(before), PAGE).await {
             Ok(entries) => Some(Event::Older(id, entries)),
             Err(error) => Some(Event::Remark(error.to_string())),
