@@ -64,7 +64,8 @@ pub(super) async fn connect_all(
         async move {
             let (link, welcome) = connect(endpoint, n, account, shared).await?;
             let participant = participant(n, account);
-            let (wanted, allowed) = (participant.outbox.as_ref().map_or(0, Outbox::window), welcome.limits.map_or(0, |limits| limits.max_sends_in_flight));
+            let (wanted, allowed) =
+                (participant.outbox.as_ref().map_or(0, Outbox::window), welcome.limits.map_or(0, |limits| limits.max_sends_in_flight));
             ensure!(wanted <= allowed as usize, "the server takes {allowed} unanswered messages on a connection, not {wanted}");
             step.one_more();
             Ok(Peer::start(link, participant, Rc::clone(shared)))

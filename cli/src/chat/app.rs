@@ -64,6 +64,8 @@ pub(super) enum Event {
     Show(Popup),
     /// Something was done or went wrong.
     Remark(String),
+    /// A text could not be taken, and why.
+    GivenBack(String, String),
 }
 
 /// Something to be done outside.
@@ -243,6 +245,10 @@ impl App {
             Event::Started(id) => return self.go_to(id),
             Event::Show(popup) => self.popup = Some(popup),
             Event::Remark(remark) => self.say(remark),
+            Event::GivenBack(text, why) => {
+                self.editor.insert(&text);
+                self.say(format!("not sent: {why}"));
+            }
         }
         self.seen().into_iter().collect()
     }

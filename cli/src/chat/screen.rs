@@ -3,7 +3,10 @@
 mod terminal;
 mod wishes;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crossterm::event::{Event as TerminalEvent, EventStream};
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -12,6 +15,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
@@ -22,8 +26,12 @@ use terminal::Screen;
 
 /// Answers that may wait to be taken.
 const ANSWERS: usize = 64;
-/// Calls to the SDK that may be under way; the user types slower than this.
-const CALLS: usize = 64;
+/// Calls to the SDK that may be under way beside the texts.
+const CALLS: usize = 128;
+/// Texts on their way into the store; a person types slower than that.
+const TEXTS: usize = 64;
+/// At the end, texts that were entered get so long to reach the store.
+const LAST_TEXTS: Duration = Duration::from_secs(5);
 /// Events taken between two drawings, so that a flood of them does not stop the screen.
 const EVENTS_PER_DRAWING: usize = 200;
 
@@ -44,6 +52,8 @@ struct Hands {
     client: Client,
     calls: JoinSet<()>,
     answers: mpsc::Sender<Event>,
+    /// One after the other, in the order in which they were entered.
+    texts: mpsc::Sender<(ConversationId, String)>,
 }
 
 /// Shows the client until the user leaves.
@@ -63,12 +73,24 @@ pub(super) async fn run(client: Client, server: &str) -> anyhow::Result<()> {
         answers,
     };
     let mut app = App::new(client.me().clone(), server.to_owned());
-    let mut hands = Hands { client: client.clone(), calls: JoinSet::new(), answers: sender };
+    let (texts, entered) = mpsc::channel(TEXTS);
+    let sending = tokio::spawn(send_texts(client.clone(), entered, sender.clone()));
+    let mut hands = Hands { client: client.clone(), calls: JoinSet::new(), answers: sender, texts };
     let mut screen = Screen::open()?;
     let shown = show(&mut app, &mut sources, &mut hands, &mut screen).await;
     drop(screen);
+    drop((hands, sources));
+    let _ = timeout(LAST_TEXTS, sending).await;
     client.shutdown().await;
     shown
+}
+
+async fn send_texts(client: Client, mut entered: mpsc::Receiver<(ConversationId, String)>, answers: mpsc::Sender<Event>) {
+    while let Some((id, text)) = entered.recv().await {
+        if let Some(answer) = wishes::send(&client, id, &text).await {
+            let _ = answers.send(answer).await;
+        }
+    }
 }
 
 async fn show(app: &mut App, sources: &mut Sources, hands: &mut Hands, screen: &mut Screen) -> anyhow::Result<()> {
@@ -143,6 +165,7 @@ fn carry_out(wishes: Vec<Wish>, sources: &mut Sources, hands: &mut Hands) -> boo
         match wish {
             Wish::Quit => return true,
             Wish::Follow(id) => sources.timeline = Some((id, hands.client.timeline(id))),
+            Wish::Send(id, text) => hands.send(id, text),
             wish => hands.begin(wish),
         }
     }
@@ -150,10 +173,16 @@ fn carry_out(wishes: Vec<Wish>, sources: &mut Sources, hands: &mut Hands) -> boo
 }
 
 impl Hands {
+    fn send(&self, id: ConversationId, text: String) {
+        if let Err(full) = self.texts.try_send((id, text)) {
+            let (_, text) = full.into_inner();
+            let _ = self.answers.try_send(Event::GivenBack(text, "too much at once".to_owned()));
+        }
+    }
+
     fn begin(&mut self, wish: Wish) {
         while self.calls.try_join_next().is_some() {}
         if self.calls.len() >= CALLS {
-            // Dropping is right for a read mark or a typing notice, and a text is given back.
             let _ = self.answers.try_send(Event::Remark("too much at once; not done".to_owned()));
             return;
         }

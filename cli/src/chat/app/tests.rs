@@ -228,10 +228,19 @@ fn no_size_of_terminal_is_too_small() {
 fn zz_show() {
     let mut app = app();
     app.connection = ConnectionState::Online;
-    let c = [Conversation { unread: 0, at_ms: 1_795_000_000_000, peer_delivered: 5, peer_read: 2, ..conversation(BOB, Some("bob")) }, Conversation { unread: 3, accepted: false, ..conversation(CAROL, None) }];
+    let c = [
+        Conversation { unread: 0, at_ms: 1_795_000_000_000, peer_delivered: 5, peer_read: 2, ..conversation(BOB, Some("bob")) },
+        Conversation { unread: 3, accepted: false, ..conversation(CAROL, None) },
+    ];
     take(&mut app, Event::Conversations(c.into()));
     let mut e = vec![
-        entry(BOB, 1, Some(1), Author::Me, "Hi Bob, are you there? This is a rather long line that has to be wrapped because it does not fit on one row of the terminal."),
+        entry(
+            BOB,
+            1,
+            Some(1),
+            Author::Me,
+            "Hi Bob, are you there? This is a rather long line that has to be wrapped because it does not fit on one row of the terminal.",
+        ),
         entry(BOB, 2, Some(2), Author::Me, "second"),
         entry(BOB, 3, Some(3), Author::Peer, "你好 👩\u{200d}👩\u{200d}👧 hi"),
         entry(BOB, 4, Some(4), Author::Peer, "two\nlines"),

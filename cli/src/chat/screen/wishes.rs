@@ -26,7 +26,6 @@ pub(super) async fn carry_out(client: &Client, wish: Wish) -> Option<Event> {
             Ok(id) => send(client, id, &text).await.or(Some(Event::Started(id))),
             Err(error) => Some(Event::Remark(format!("{name}: {error}"))),
         },
-        Wish::Send(id, text) => send(client, id, &text).await,
         // What follows makes good for a read mark or a typing notice that was not taken.
         Wish::MarkRead(id, seq) => client.mark_read(id, seq).await.err().map(|_| Event::Remark("the folder cannot be written".to_owned())),
         Wish::Typing(id, active) => {
@@ -54,12 +53,13 @@ pub(super) async fn carry_out(client: &Client, wish: Wish) -> Option<Event> {
             Err(error) => Event::Remark(error.to_string()),
         }),
         Wish::Devices => Some(devices(client).await),
-        Wish::Follow(_) | Wish::Quit => None,
+        Wish::Send(..) | Wish::Follow(_) | Wish::Quit => None,
     }
 }
 
-async fn send(client: &Client, id: ConversationId, text: &str) -> Option<Event> {
-    client.send_text(id, text).await.err().map(|error| Event::Remark(format!("not sent: {error}")))
+/// Puts a text into the outbox.
+pub(super) async fn send(client: &Client, id: ConversationId, text: &str) -> Option<Event> {
+    client.send_text(id, text).await.err().map(|error| Event::GivenBack(text.to_owned(), error.to_string()))
 }
 
 async fn safety(client: &Client, id: ConversationId) -> Event {
