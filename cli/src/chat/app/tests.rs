@@ -223,39 +223,3 @@ fn no_size_of_terminal_is_too_small() {
         }
     }
 }
-
-#[test]
-fn zz_show() {
-    let mut app = app();
-    app.connection = ConnectionState::Online;
-    let c = [
-        Conversation { unread: 0, at_ms: 1_795_000_000_000, peer_delivered: 5, peer_read: 2, ..conversation(BOB, Some("bob")) },
-        Conversation { unread: 3, accepted: false, ..conversation(CAROL, None) },
-    ];
-    take(&mut app, Event::Conversations(c.into()));
-    let mut e = vec![
-        entry(
-            BOB,
-            1,
-            Some(1),
-            Author::Me,
-            "Hi Bob, are you there? This is a rather long line that has to be wrapped because it does not fit on one row of the terminal.",
-        ),
-        entry(BOB, 2, Some(2), Author::Me, "second"),
-        entry(BOB, 3, Some(3), Author::Peer, "你好 👩\u{200d}👩\u{200d}👧 hi"),
-        entry(BOB, 4, Some(4), Author::Peer, "two\nlines"),
-        entry(BOB, 5, Some(5), Author::Me, "delivered"),
-        entry(BOB, 6, Some(6), Author::Me, "sent"),
-        entry(BOB, 7, None, Author::Me, "pending"),
-    ];
-    e[3].at_ms += 300_000;
-    take(&mut app, Event::Entries(BOB, e));
-    take(&mut app, Event::Paste("I am writing something".to_owned()));
-    app.typing = [Typing { conversation: BOB, account: AccountId(BOB.0) }].into();
-    app.presence = [Presence { account: AccountId(BOB.0), online: true, last_seen_ms: None }].into();
-    println!("{}", screen(&mut app, 90, 18).0);
-    app.editor.take();
-    println!("{}", screen(&mut app, 50, 14).0);
-    enter(&mut app, "/help");
-    println!("{}", screen(&mut app, 100, 34).0);
-}
