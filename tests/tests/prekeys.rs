@@ -103,8 +103,8 @@ async fn a4_wrongly_signed_and_reused_prekeys_are_refused() -> Story {
     let server = Options::new().start().await?;
     let mut bob = Person::register(&server.origin(), "bob").await?;
     let account = bob.identity.account;
-    let upload = async |upload| bob.rest.post::<KeysState>("/v1/keys", Some(bob.token()), &upload).await;
     let before = bob.device.prekeys(account, 1);
+    let upload = async |upload| bob.rest.post::<KeysState>("/v1/keys", Some(bob.token()), &upload).await;
 
     let mut flipped = before.clone();
     flipped.one_time_kem[0].signature.0[3] ^= 1;
