@@ -1,7 +1,7 @@
 //! Text that names something: origins, user names, ids.
 #![no_main]
 
-use kith_chat_core::domain::{login::is_origin, username::Username};
+use kith_chat_core::domain::{Username, login::is_origin};
 use kith_crypto::login::Origin;
 use kith_proto::id::AccountId;
 use libfuzzer_sys::fuzz_target;

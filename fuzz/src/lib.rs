@@ -65,7 +65,7 @@ impl Person {
 #[derive(Clone)]
 pub struct Message {
     pub id: ClientMsgId,
-    pub versions: ListVersions,
+    pub versions: Option<ListVersions>,
     pub slice: Vec<u8>,
     pub body: Vec<u8>,
 }
