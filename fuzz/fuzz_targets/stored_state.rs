@@ -69,9 +69,8 @@ fuzz_target!(|data: &[u8]| {
             let Ok(set) = SessionSet::from_bytes(&sessions, Some(&skipped)) else { return };
             assert_eq!(set.to_bytes().as_slice(), sessions);
             assert_eq!(set.skipped_to_bytes().as_slice(), skipped);
-            let scene = Scene { known: set, ..Scene::new() };
-            for message in [&scene.first, &scene.second, &scene.later] {
-                let _ = scene.open(true, message);
+            for message in [&states.scene.first, &states.scene.second, &states.scene.later] {
+                let _ = states.scene.open_with(&set, message);
             }
         }
         which => {

@@ -117,13 +117,20 @@ impl Scene {
     /// # Errors
     /// Whatever is wrong with the message.
     pub fn open(&self, known: bool, message: &Message) -> Result<Incoming, IncomingError> {
-        let envelope = envelope(&self.alice, message);
         if known {
-            open(&mut rng(5), &self.known, &self.chains, Some(contact(&self.alice, &self.bob, &self.replay)), &envelope, NOW)
-        } else {
-            let nothing = ReplayMemory::new();
-            open(&mut rng(5), &self.fresh, &[], Some(contact(&self.alice, &self.bob, &nothing)), &envelope, NOW)
+            return self.open_with(&self.known, message);
         }
+        let nothing = ReplayMemory::new();
+        open(&mut rng(5), &self.fresh, &[], Some(contact(&self.alice, &self.bob, &nothing)), &envelope(&self.alice, message), NOW)
+    }
+
+    /// Opens a message as Bob with these sessions.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the message or the sessions.
+    pub fn open_with(&self, sessions: &SessionSet, message: &Message) -> Result<Incoming, IncomingError> {
+        let contact = contact(&self.alice, &self.bob, &self.replay);
+        open(&mut rng(5), sessions, &self.chains, Some(contact), &envelope(&self.alice, message), NOW)
     }
 }
 
@@ -183,4 +190,10 @@ pub fn damage(bytes: &mut Vec<u8>, plan: &[u8]) -> bool {
         }
     }
     *bytes != before
+}
+
+/// Whether two sealed values end in the same sixteen bytes.
+#[must_use]
+pub fn same_tag(one: &[u8], other: &[u8]) -> bool {
+    matches!((one.last_chunk::<16>(), other.last_chunk::<16>()), (Some(one), Some(other)) if one == other)
 }
