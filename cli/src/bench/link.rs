@@ -254,3 +254,111 @@ fn close_reason(payload: &[u8]) -> String {
         _ => "without a code".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kith_proto::v1::{client_frame, server_frame};
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::tungstenite::{
+        Message, WebSocket,
+        handshake::server::{Request, Response},
+        protocol::Role,
+    };
+
+    use super::*;
+
+    fn frame(id: u64, kind: server_frame::Kind) -> Vec<u8> {
+        v1::ServerFrame { id, kind: Some(kind) }.encode_to_vec()
+    }
+
+    /// The bytes that another implementation makes of these messages.
+    fn on_the_wire(messages: Vec<Message>) -> Vec<u8> {
+        let mut socket = WebSocket::from_raw_socket(std::io::Cursor::new(Vec::new()), Role::Server, None);
+        messages.into_iter().for_each(|message| socket.write(message).unwrap());
+        socket.flush().unwrap();
+        socket.get_ref().get_ref().clone()
+    }
+
+    fn upgrade(_: &Request, mut response: Response) -> Result<Response, tokio_tungstenite::tungstenite::handshake::server::ErrorResponse> {
+        response.headers_mut().insert("sec-websocket-protocol", kith_proto::SUBPROTOCOL_BINARY.parse().unwrap());
+        Ok(response)
+    }
+
+    /// A server by another implementation, which writes in pieces of `piece` bytes and gives back what it was sent.
+    async fn serve(listener: TcpListener, piece: usize) -> Vec<Message> {
+        use futures_util::StreamExt as _;
+        let (stream, _) = listener.accept().await.unwrap();
+        #[expect(clippy::result_large_err, reason = "tungstenite's own type")]
+        let mut socket = tokio_tungstenite::accept_hdr_async(stream, upgrade).await.unwrap();
+        let mut got = vec![socket.next().await.unwrap().unwrap()];
+        let limits = v1::Limits { max_frame_bytes: 1000, ..Default::default() };
+        let welcome = v1::Welcome { limits: Some(limits), ..Default::default() };
+        let bytes = on_the_wire(vec![
+            Message::binary(frame(1, server_frame::Kind::Welcome(welcome))),
+            Message::binary(frame(0, server_frame::Kind::Deliver(v1::Deliver { seq: 7, body: vec![5; 300].into(), ..Default::default() }))),
+            Message::Ping("are you there".into()),
+            Message::binary(frame(0, server_frame::Kind::CaughtUp(v1::CaughtUp {}))),
+        ]);
+        for piece in bytes.chunks(piece) {
+            socket.get_mut().write_all(piece).await.unwrap();
+            socket.get_mut().flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        got.push(socket.next().await.unwrap().unwrap());
+        socket.get_mut().write_all(&on_the_wire(vec![Message::binary(vec![0; 1001])])).await.unwrap();
+        got
+    }
+
+    #[tokio::test]
+    async fn talks_to_another_implementation_however_the_bytes_are_cut() {
+        for piece in [1, 3, 50, 100_000] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = tokio::spawn(serve(listener, piece));
+            let scratch = RefCell::default();
+            let mut link = Link::open(&Endpoint { address, host: address.to_string() }, 3).await.unwrap();
+            link.hello("token", 9, &scratch).await.unwrap();
+            let mut seqs = Vec::new();
+            let error = poll_fn(|cx| {
+                loop {
+                    let take = |frame: v1::ServerFrame| {
+                        seqs.push(match frame.kind {
+                            Some(server_frame::Kind::Deliver(deliver)) => deliver.seq,
+                            _ => 0,
+                        });
+                        true
+                    };
+                    match link.poll_read(cx, &mut scratch.borrow_mut(), take) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(error),
+                        Poll::Pending => {
+                            let _ = link.poll_flush(cx);
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            })
+            .await;
+            assert!(matches!(error, LinkError::Wire(WireError::TooLarge(1001))), "{error}");
+            assert_eq!(seqs, [7, 0], "cut into pieces of {piece}");
+            let got = server.await.unwrap();
+            assert_eq!(got[1], Message::Pong("are you there".into()));
+            let hello = v1::ClientFrame::decode(got[0].clone().into_data()).unwrap();
+            assert!(matches!(hello.kind, Some(client_frame::Kind::Hello(hello)) if (hello.token.as_str(), hello.epoch) == ("token", 9)));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_refuses_the_upgrade_is_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await.unwrap();
+            stream.read(&mut [0; 1024]).await.unwrap();
+        });
+        let error = Link::open(&Endpoint { address, host: address.to_string() }, 0).await.unwrap_err();
+        assert_eq!(error.to_string(), "the server refused the WebSocket: HTTP/1.1 503 Service Unavailable");
+        server.await.unwrap();
+    }
+}

@@ -142,6 +142,7 @@ pub(super) fn notice(kind: NoticeKind, who: &str) -> String {
         NoticeKind::ContactRestarted => format!("the device of {who} began anew"),
         NoticeKind::OwnDeviceAdded => "a device was added to your account".to_owned(),
         NoticeKind::OwnDeviceRemoved => "a device was removed from your account".to_owned(),
+        NoticeKind::OwnListForged => format!("WARNING: {who} was shown a list of your devices that is not the real one"),
         NoticeKind::StoreKeyInFile => {
             "the key of this folder lies beside it: whoever copies the folder can read it (--passphrase-file seals a new one)".to_owned()
         }
