@@ -1,0 +1,99 @@
+//! Whether the server serves.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+/// Readiness. Once ready it stays so through outages of what it depends on, which are named and mend themselves; only draining, or a failure of its own,
+/// takes it out of the balancer.
+#[derive(Debug)]
+pub struct Health {
+    missing: Mutex<Vec<&'static str>>,
+    was_ready: AtomicBool,
+    draining: AtomicBool,
+    failed: AtomicBool,
+}
+
+/// What `/readyz` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether to send traffic here.
+    pub ready: bool,
+    /// What is missing, by name.
+    pub missing: Vec<&'static str>,
+}
+
+impl Health {
+    /// Not ready until everything in `missing` has come.
+    #[must_use]
+    pub fn new(missing: &[&'static str]) -> Self {
+        let flag = || AtomicBool::new(false);
+        Self { missing: Mutex::new(missing.to_vec()), was_ready: flag(), draining: flag(), failed: flag() }
+    }
+
+    /// A dependency is there.
+    pub fn present(&self, name: &str) {
+        let mut missing = self.missing.lock();
+        missing.retain(|m| *m != name);
+        if missing.is_empty() {
+            self.was_ready.store(true, Ordering::Release);
+        }
+    }
+
+    /// A dependency does not answer.
+    pub fn absent(&self, name: &'static str) {
+        let mut missing = self.missing.lock();
+        if !missing.contains(&name) {
+            missing.push(name);
+        }
+    }
+
+    /// The server is going away.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it is going away.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// The server cannot go on.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// The state now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let mut missing = self.missing.lock().clone();
+        if self.is_draining() {
+            missing.push("draining");
+        }
+        let failed = self.failed.load(Ordering::Acquire);
+        if failed {
+            missing.push("failed");
+        }
+        Readiness { ready: self.was_ready.load(Ordering::Acquire) && !self.is_draining() && !failed, missing }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_stays_ready_until_it_drains() {
+        let health = Health::new(&["database", "listener"]);
+        assert_eq!(health.readiness(), Readiness { ready: false, missing: vec!["database", "listener"] });
+        health.present("database");
+        assert!(!health.readiness().ready);
+        health.present("listener");
+        assert_eq!(health.readiness(), Readiness { ready: true, missing: vec![] });
+        health.absent("database");
+        assert_eq!(health.readiness(), Readiness { ready: true, missing: vec!["database"] });
+        health.drain();
+        assert!(!health.readiness().ready);
+    }
+}

@@ -1,0 +1,105 @@
+//! `/metrics` in Prometheus' text form. All labels are from closed sets: routes as written in the router, statuses, error codes.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::sessions::{Counters, LATENCY_BOUNDS_US};
+
+/// Counts of the HTTP side, and what other crates record through the `metrics` facade.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Connections that speak HTTP just now.
+    pub(crate) http_connections: AtomicU64,
+    /// Connections turned away because there were too many.
+    pub(crate) http_turned_away: AtomicU64,
+    /// Handlers that panicked.
+    pub(crate) panics: AtomicU64,
+}
+
+/// The process's recorder: one, however many servers a test starts.
+fn recorder() -> Option<&'static PrometheusHandle> {
+    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let seconds = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
+            // A recorder that somebody else has installed keeps its measurements; ours then shows only what we count ourselves.
+            PrometheusBuilder::new().set_buckets(&seconds).ok()?.install_recorder().ok()
+        })
+        .as_ref()
+}
+
+impl Metrics {
+    /// Counts from now on.
+    #[must_use]
+    pub fn start() -> Self {
+        recorder();
+        Self::default()
+    }
+
+    /// An answered request.
+    pub(crate) fn answered(route: &str, method: &'static str, status: u16, took: Duration) {
+        metrics::counter!("kith_http_requests_total", "route" => route.to_owned(), "method" => method, "status" => status.to_string()).increment(1);
+        metrics::histogram!("kith_http_request_seconds", "route" => route.to_owned()).record(took.as_secs_f64());
+    }
+
+    /// The page.
+    #[must_use]
+    pub fn render(&self, sessions: &Counters) -> String {
+        let mut page = String::new();
+        if let Some(recorder) = recorder() {
+            recorder.run_upkeep();
+            page = recorder.render();
+        }
+        let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        };
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        one("kith_http_connections", "gauge", "Connections that speak HTTP.", load(&self.http_connections));
+        one("kith_http_turned_away_total", "counter", "Connections turned away.", load(&self.http_turned_away));
+        one("kith_panics_total", "counter", "Handlers that panicked.", load(&self.panics));
+        one("kith_ws_connections", "gauge", "WebSocket connections.", sessions.connections.value());
+        one("kith_ws_unauthenticated", "gauge", "Of these, such as have not said who they are.", sessions.unauthenticated.value());
+        one("kith_ws_turned_away_total", "counter", "Upgrades refused for lack of room.", sessions.turned_away.value());
+        one("kith_ws_logins_total", "counter", "Connections that became usable.", sessions.logins.value());
+        one("kith_messages_accepted_total", "counter", "Messages accepted, duplicates left out.", sessions.accepted.value());
+        one("kith_messages_duplicate_total", "counter", "Retries answered with the original seq.", sessions.duplicates.value());
+        one("kith_messages_delivered_live_total", "counter", "Deliveries put into a connection's inbox.", sessions.delivered_live.value());
+        one("kith_messages_delivered_from_log_total", "counter", "Deliveries read from the log.", sessions.delivered_from_log.value());
+        one("kith_ws_overflows_total", "counter", "Inboxes that ran over.", sessions.overflows.value());
+        one("kith_ws_rescues_total", "counter", "Devices that a keep-alive found behind.", sessions.rescues.value());
+        one("kith_ws_too_slow_total", "counter", "Connections cut because they did not read.", sessions.too_slow.value());
+        one("kith_log_appends_waiting", "gauge", "Appends on their way through the log.", sessions.in_log.value());
+        refusals(&mut page, sessions);
+        latency(&mut page, sessions);
+        page
+    }
+}
+
+fn refusals(page: &mut String, sessions: &Counters) {
+    let name = "kith_ws_errors_total";
+    let _ = writeln!(page, "# HELP {name} Errors and goodbyes sent, by code.\n# TYPE {name} counter");
+    for (code, count) in sessions.refusals() {
+        let _ = writeln!(page, "{name}{{code=\"{}\"}} {count}", code.as_str_name());
+    }
+}
+
+fn latency(page: &mut String, sessions: &Counters) {
+    let name = "kith_accept_seconds";
+    let (buckets, sum_us) = sessions.accept_latency.snapshot();
+    let _ = writeln!(page, "# HELP {name} From a Send to its Accepted; one in sixteen is measured.\n# TYPE {name} histogram");
+    let mut total = 0;
+    for (at, count) in buckets.iter().enumerate() {
+        total += count;
+        let bound = LATENCY_BOUNDS_US.get(at).map_or("+Inf".to_owned(), |us| Duration::from_micros(*us).as_secs_f64().to_string());
+        let _ = writeln!(page, "{name}_bucket{{le=\"{bound}\"}} {total}");
+    }
+    let _ = writeln!(page, "{name}_sum {}\n{name}_count {total}", Duration::from_micros(sum_us).as_secs_f64());
+}
