@@ -182,6 +182,18 @@ impl Sessions {
         });
     }
 
+    /// Pushes to the live connection of one device. A hint like [`Self::tell`].
+    pub fn tell_device(&self, device: DeviceRef, kind: &Kind) {
+        let limit = self.inbox_limit();
+        self.directory.of(&device.account, |sessions| {
+            for session in sessions.iter().filter(|s| s.device() == device) {
+                if session.push(kind.clone(), limit) {
+                    session.wake();
+                }
+            }
+        });
+    }
+
     /// Lets a new socket in, or not.
     #[must_use]
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Permit> {
