@@ -1,8 +1,29 @@
 //! The edge of the server: REST and WebSocket over one listener, authentication, limits, and the assembly of everything behind it.
 //!
 //! Not here: SQL, the rules of accounts and of the message log (`kith-chat-core`), anything about what is inside a message.
+//!
+//! Start with [`run`], which assembles all; `rest/` is the HTTP side, `connection/`, `socket/` and `sessions/` the WebSocket side.
 
+mod challenge;
+pub mod config;
 pub mod connection;
+pub mod error;
+mod health;
+mod invites;
+mod limits;
+mod metrics;
+mod peer;
+pub mod rest;
+mod server;
 pub mod sessions;
 pub mod socket;
+mod start;
+pub mod state;
+mod tls;
 pub mod token;
+
+pub use self::{
+    config::{Config, ConfigError},
+    invites::create_invites,
+    start::{RunError, bind, run},
+};

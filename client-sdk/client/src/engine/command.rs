@@ -2,9 +2,8 @@
 
 use crate::error::{CallError, RequestError};
 use crate::model::{EntryId, SafetyNumber};
-use crate::statements::AccountHistory;
+use crate::server::{AccountHistory, NextList};
 use kith_proto::id::{AccountId, ConversationId, DeviceId};
-use kith_proto::rest::PublishListRequest;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
@@ -22,7 +21,7 @@ pub(crate) enum Command {
     SafetyNumber { conversation: ConversationId, reply: Reply<Result<SafetyNumber, CallError>> },
     SetVerified { conversation: ConversationId, verified: bool, reply: Reply<Result<(), CallError>> },
     Meet { account: AccountId, username: String, history: AccountHistory, reply: Reply<Result<ConversationId, RequestError>> },
-    SignListWithout { device: DeviceId, reply: Reply<Result<PublishListRequest, RequestError>> },
+    SignListWithout { device: DeviceId, reply: Reply<Result<NextList, RequestError>> },
     RefreshOwnList { reply: Reply<Result<(), CallError>> },
     SetPresence { hidden: bool, reply: Reply<Result<(), RequestError>> },
 }

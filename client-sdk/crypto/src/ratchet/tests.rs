@@ -11,9 +11,7 @@ use crate::x25519::{DhPublic, DhSecret, low_order_points};
 use crate::{ORDINARY_SLICE_LEN, PQ_SLICE_LEN, SliceType};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
-
-mod interleaving;
-mod post_quantum;
+use std::collections::BTreeMap;
 
 /// One end of a session with its skipped keys.
 struct End {
@@ -339,6 +337,252 @@ fn a18_a_used_up_sending_chain_refuses_and_stays() {
     let error = alice.session.seal(&mut alice.rng, &plain(1), NOW).map(|_| ()).unwrap_err();
     assert_eq!(error, SealError::ChainExhausted);
     assert_eq!(alice.state(), before);
+}
+
+/// Exchanges messages until the initiator's next chain begins with an offer.
+fn until_offer_due(alice: &mut End, bob: &mut End) {
+    while alice.session.pq.messages() < MIX_AFTER_MESSAGES {
+        round_trip(alice, bob);
+    }
+}
+
+#[test]
+fn a17_the_post_quantum_step_is_offered_answered_mixed_and_erased() {
+    let (mut alice, mut bob) = confirmed();
+    for epoch in 1..=3 {
+        until_offer_due(&mut alice, &mut bob);
+        let offer = alice.send(1);
+        assert_eq!(offer.len(), PQ_SLICE_LEN);
+        assert_eq!(bob.open(&offer), Ok(1));
+        let answer = bob.send(2);
+        assert_eq!(answer.len(), PQ_SLICE_LEN);
+        assert_eq!(alice.open(&answer), Ok(2));
+        let mixed = alice.send(3);
+        let second = alice.send(4);
+        for slice in [&mixed, &second] {
+            let header = *Slice::parse(slice).unwrap().header();
+            assert_eq!((header.mix_epoch, header.slice_type), (epoch, SliceType::Ordinary));
+        }
+        // The second arrives first: every message of the chain names the epoch.
+        assert_eq!(bob.open(&second), Ok(4));
+        assert_eq!(bob.open(&mixed), Ok(3));
+        assert_eq!((alice.session.pq.last_mixed(), bob.session.pq.last_mixed()), (epoch, epoch));
+        let back = bob.send(5);
+        assert_eq!(Slice::parse(&back).unwrap().header().mix_epoch, 0);
+        assert_eq!((back.len(), alice.open(&back)), (ORDINARY_SLICE_LEN, Ok(5)));
+    }
+}
+
+#[test]
+fn a17_a_lost_offer_and_a_lost_answer_are_repeated_per_chain() {
+    let (mut alice, mut bob) = confirmed();
+    until_offer_due(&mut alice, &mut bob);
+    let _lost_offer = alice.send(1);
+    let next = alice.send(2);
+    assert_eq!(next.len(), ORDINARY_SLICE_LEN);
+    bob.open(&next).unwrap();
+    let back = bob.send(3);
+    assert_eq!(back.len(), ORDINARY_SLICE_LEN);
+    alice.open(&back).unwrap();
+    let offer = alice.send(4);
+    assert_eq!(offer.len(), PQ_SLICE_LEN);
+    bob.open(&offer).unwrap();
+    let _lost_answer = bob.send(5);
+    let next = bob.send(6);
+    alice.open(&next).unwrap();
+    let repeated = alice.send(7);
+    assert_eq!(repeated.len(), PQ_SLICE_LEN);
+    bob.open(&repeated).unwrap();
+    let answer = bob.send(8);
+    assert_eq!(answer.len(), PQ_SLICE_LEN);
+    alice.open(&answer).unwrap();
+    let mixed = alice.send(9);
+    assert_eq!(Slice::parse(&mixed).unwrap().header().mix_epoch, 1);
+    assert_eq!(bob.open(&mixed), Ok(9));
+}
+
+#[test]
+fn a17_a_week_is_enough_and_an_unconfirmed_session_offers_nothing() {
+    let (mut alice, mut bob) = pair();
+    alice.now_ms += MIX_AFTER_MS;
+    assert_eq!(alice.send(1).len(), crate::FIRST_SLICE_LEN);
+    let reply = bob.send(2);
+    alice.open(&reply).unwrap();
+    assert_eq!(alice.send(3).len(), PQ_SLICE_LEN);
+}
+
+#[test]
+fn a17_an_epoch_without_its_secret_is_refused() {
+    let (mut alice, mut bob) = confirmed();
+    let reply = bob.send(1);
+    alice.open(&reply).unwrap();
+    let mut fresh = alice.send(2);
+    let before = bob.state();
+    fresh[53] = 1;
+    assert_eq!(bob.open(&fresh), Err(OpenError::UnknownMixEpoch));
+    assert_eq!(bob.state(), before);
+    // The initiator never takes one.
+    let mut reply = {
+        fresh[53] = 0;
+        bob.open(&fresh).unwrap();
+        bob.send(3)
+    };
+    reply[53] = 1;
+    assert_eq!(alice.open(&reply), Err(OpenError::UnknownMixEpoch));
+}
+
+#[test]
+fn a17_hostile_offers_and_answers_change_nothing() {
+    let (mut alice, mut bob) = confirmed();
+    let mut rng = rng(3);
+    let ek = crate::kem::KemSecret::random(&mut rng).encapsulation_key();
+    let idle = bob.session.pq.stored_len();
+    for (e, ek) in [(0, ek.clone()), (2, ek.clone()), (u32::MAX, ek), (1, Box::new([0xff; crate::kem::EK_LEN]))] {
+        bob.session.pq.take_offer(&mut rng, &[9; 32], e, &ek);
+        assert_eq!(bob.session.pq.stored_len(), idle);
+    }
+    alice.session.pq.take_answer(&[9; 32], 1, &[0; crate::kem::CT_LEN]);
+    assert!(alice.session.pq.mix_to_send().is_none());
+    round_trip(&mut alice, &mut bob);
+}
+
+#[test]
+fn a17_an_answer_is_made_once() {
+    let (mut alice, mut bob) = confirmed();
+    until_offer_due(&mut alice, &mut bob);
+    let offer = alice.send(1);
+    bob.open(&offer).unwrap();
+    let field = bob.session.pq.field();
+    let other = crate::kem::KemSecret::random(&mut rng(4)).encapsulation_key();
+    bob.session.pq.take_offer(&mut rng(5), &[9; 32], 1, &other);
+    assert!(bob.session.pq.field() == field);
+}
+
+/// One step of a random run.
+#[derive(Debug, Clone)]
+enum Step {
+    Send { alice: bool },
+    Deliver { alice: bool, which: usize },
+    Drop { alice: bool, which: usize },
+    Duplicate { alice: bool, which: usize },
+    Corrupt { alice: bool, which: usize, at: usize },
+    Reload { alice: bool },
+    Wait { hours: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = any::<bool>();
+    prop_oneof![
+        8 => who.prop_map(|alice| Step::Send { alice }),
+        8 => (who, 0usize..4).prop_map(|(alice, which)| Step::Deliver { alice, which }),
+        1 => (who, any::<usize>()).prop_map(|(alice, which)| Step::Drop { alice, which }),
+        1 => (who, any::<usize>()).prop_map(|(alice, which)| Step::Duplicate { alice, which }),
+        1 => (who, any::<usize>(), 2usize..190).prop_map(|(alice, which, at)| Step::Corrupt { alice, which, at }),
+        1 => who.prop_map(|alice| Step::Reload { alice }),
+        1 => (0u64..60).prop_map(|hours| Step::Wait { hours }),
+    ]
+}
+
+/// Runs the steps and tells how many epochs were mixed.
+fn run(steps: Vec<Step>) -> Result<u32, TestCaseError> {
+    let (mut alice, mut bob) = confirmed();
+    // On their way to Bob, and to Alice; and what was opened already, by text.
+    let mut wires: [Vec<(u64, Vec<u8>)>; 2] = [Vec::new(), Vec::new()];
+    let mut done: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut text = 1000;
+    for step in steps {
+        match step {
+            Step::Send { alice: from_alice } => {
+                let end = if from_alice { &mut alice } else { &mut bob };
+                text += 2;
+                let text = text + u64::from(from_alice);
+                wires[usize::from(!from_alice)].push((text, end.send(text)));
+            }
+            Step::Deliver { alice: to_alice, which } => {
+                let end = if to_alice { &mut alice } else { &mut bob };
+                let wire = &mut wires[usize::from(to_alice)];
+                if wire.is_empty() {
+                    continue;
+                }
+                let (text, slice) = wire.remove(which % wire.len());
+                match end.open(&slice) {
+                    Ok(opened) => prop_assert_eq!(opened, text),
+                    // So late that its chain is none of the newest five.
+                    Err(error) => prop_assert!(
+                        matches!(error, OpenError::NotAuthentic | OpenError::EarlyStep | OpenError::UnknownMixEpoch | OpenError::KeyGone),
+                        "{:?}",
+                        error
+                    ),
+                }
+                done.insert(text, slice);
+            }
+            Step::Drop { alice: to_alice, which } => {
+                let wire = &mut wires[usize::from(to_alice)];
+                if !wire.is_empty() {
+                    wire.remove(which % wire.len());
+                }
+            }
+            Step::Duplicate { alice: to_alice, which } => {
+                let end = if to_alice { &mut alice } else { &mut bob };
+                let mine: Vec<&Vec<u8>> = done.iter().filter(|(text, _)| (**text % 2 == 0) == to_alice).map(|(_, slice)| slice).collect();
+                if !mine.is_empty() {
+                    let before = end.state();
+                    prop_assert!(end.open(mine[which % mine.len()]).is_err());
+                    prop_assert_eq!(end.state(), before);
+                }
+            }
+            Step::Corrupt { alice: to_alice, which, at } => {
+                let end = if to_alice { &mut alice } else { &mut bob };
+                let wire = &wires[usize::from(to_alice)];
+                if !wire.is_empty() {
+                    let mut slice = wire[which % wire.len()].1.clone();
+                    slice[at] ^= 4;
+                    let before = end.state();
+                    prop_assert!(end.open(&slice).is_err());
+                    prop_assert_eq!(end.state(), before);
+                }
+            }
+            Step::Reload { alice: of_alice } => {
+                let end = if of_alice { &mut alice } else { &mut bob };
+                let before = end.state();
+                end.reload();
+                prop_assert_eq!(end.state(), before);
+            }
+            Step::Wait { hours } => {
+                alice.now_ms += hours * 60 * 60 * 1000;
+                bob.now_ms += hours * 60 * 60 * 1000;
+            }
+        }
+    }
+    // Whatever happened, an orderly exchange works afterwards.
+    for i in 0..4 {
+        let there = alice.send(i);
+        prop_assert_eq!(bob.open(&there), Ok(i));
+        let back = bob.send(i);
+        prop_assert_eq!(alice.open(&back), Ok(i));
+    }
+    Ok(alice.session.pq.last_mixed())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_interleaving_loss_and_repetition_decrypts_or_fails_cleanly(steps in proptest::collection::vec(step(), 0..300)) {
+        run(steps)?;
+    }
+}
+
+#[test]
+fn random_runs_do_mix_post_quantum_secrets() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut epochs = 0;
+    for _ in 0..8 {
+        let steps = proptest::collection::vec(step(), 600).new_tree(&mut runner).unwrap().current();
+        epochs += run(steps).unwrap();
+    }
+    assert!(epochs >= 8, "{epochs} epochs in eight runs");
 }
 
 proptest! {

@@ -1,0 +1,273 @@
+//! From a configuration to a running server, and back to nothing in order.
+
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use kith_chat_core::{
+    accounts::{Accounts, AccountsError, SqliteAccounts},
+    domain::Clock,
+    log::MessageLog,
+    sqlite::{Database, Durability, OpenError, Options},
+};
+use kith_proto::id::{AccountId, DeviceId, DeviceRef};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    challenge::Challenges,
+    config::{self, Config, ConfigError, Origins, Synchronous},
+    health::Health,
+    limits::Limits,
+    metrics::Metrics,
+    rest,
+    server::Server,
+    sessions::{Ports, SessionSettings, Sessions},
+    state::AppState,
+    tls::{self, TlsError},
+    token::TokenKey,
+};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4_096;
+/// Pause between two looks at what the server depends on, and the time an answer may take.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// Pause between two purges of ended logins, invites and buckets.
+const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// For the background tasks, and the last commit, at the end.
+const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the server did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is not valid.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The data folder cannot be made.
+    #[error("cannot use the data folder {path}")]
+    DataFolder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open the database")]
+    Database(#[from] OpenError),
+    /// The database was opened and fails.
+    #[error("cannot read the accounts")]
+    Accounts(#[from] AccountsError),
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Listens where the configuration says. Port 0 takes any that is free.
+///
+/// # Errors
+/// Names the address if it cannot be had.
+pub fn bind(config: &Config) -> Result<TcpListener, RunError> {
+    let address = config.listen;
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A server that was killed must be able to come back at once.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| RunError::Listen { address, source })
+}
+
+/// Serves until `shutdown`, then drains: stops accepting, lets requests and sockets finish, makes everything durable, closes the database.
+///
+/// # Errors
+/// If it cannot start.
+pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
+    config.validate()?;
+    raise_file_limit();
+    let tls = if config.has_tls() { Some(tls::acceptor(&config.tls)?) } else { None };
+    let running = Running::start(config, &listener).await?;
+    let server = Server::new(Arc::clone(&running.state), rest::router(Arc::clone(&running.state)), tls);
+    let accepting = tokio::spawn(server.clone().accept(listener));
+    running.state.health.present("listener");
+    tracing::info!("ready");
+    shutdown.cancelled().await;
+    tracing::info!("draining");
+    running.stop(&server).await;
+    let _ = accepting.await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything that was started and has to end.
+struct Running {
+    state: Arc<AppState>,
+    database: Arc<Database>,
+    /// Ends the background tasks.
+    background: CancellationToken,
+}
+
+impl Running {
+    async fn start(config: Config, listener: &TcpListener) -> Result<Self, RunError> {
+        let bound = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
+        let clock = Clock::System;
+        let (database, resolved) = open(&config, clock.clone()).await?;
+        let accounts: Arc<dyn Accounts> = Arc::new(SqliteAccounts::new(Arc::clone(&database)));
+        let log: Arc<dyn MessageLog> = Arc::clone(&database) as _;
+        let tokens = TokenKey::new(accounts.secret("access_token", rand::random()).await?);
+        let limits = Arc::new(Limits::new(&config.limits));
+        let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (admit_limits, admit_clock) = (Arc::clone(&limits), clock.clone());
+        let ports = Ports {
+            log: Arc::clone(&log),
+            resolved,
+            presence: Arc::new(Arc::clone(&accounts)),
+            tokens: tokens.clone(),
+            clock: clock.clone(),
+            admit_send: Box::new(move |device| admit_limits.send(device, admit_clock.now_ms())),
+        };
+        let sessions = Sessions::start(session_settings(&config), ports, &background, &tasks);
+        let state = Arc::new(AppState {
+            log,
+            accounts,
+            sessions,
+            tokens,
+            challenges: Challenges::new(rand::random()),
+            origins: Origins::new(&config, bound),
+            trusted: config.http.trusted(),
+            limits,
+            clock,
+            health: Arc::new(Health::new(&["database", "listener"])),
+            metrics: Metrics::start(),
+            tasks,
+            config,
+        });
+        state.health.present("database");
+        let running = Self { state, database, background };
+        running.every(PURGE_EVERY, purge);
+        running.every(PROBE_EVERY, probe);
+        Ok(running)
+    }
+
+    /// Runs a task again and again until the end.
+    fn every<F: Future<Output = ()> + Send>(&self, pause: Duration, task: impl Fn(Arc<AppState>) -> F + Send + Sync + 'static) {
+        let (state, end) = (Arc::clone(&self.state), self.background.clone());
+        self.state.tasks.spawn(async move {
+            let turns = async {
+                loop {
+                    tokio::time::sleep(pause).await;
+                    task(Arc::clone(&state)).await;
+                }
+            };
+            end.run_until_cancelled(turns).await;
+        });
+    }
+
+    async fn stop(self, server: &Server) {
+        let within = config::ms(self.state.config.http.drain_ms);
+        self.state.health.drain();
+        // Both at a time: requests that are under way and sockets do not wait for each other.
+        tokio::join!(server.drain(within), self.state.sessions.drain(within));
+        if !matches!(timeout(END_WITHIN, self.state.log.flush()).await, Ok(Ok(()))) {
+            tracing::error!("the last cursors could not be made durable; messages may be delivered again");
+        }
+        self.background.cancel();
+        self.state.tasks.close();
+        if timeout(END_WITHIN, self.state.tasks.wait()).await.is_err() {
+            tracing::error!("background tasks did not end in time");
+        }
+        let database = self.database;
+        let _ = tokio::task::spawn_blocking(move || database.close()).await;
+    }
+}
+
+type Opened = (Arc<Database>, tokio::sync::mpsc::Receiver<Vec<kith_chat_core::log::Resolved>>);
+
+async fn open(config: &Config, clock: Clock) -> Result<Opened, RunError> {
+    let (folder, path) = (config.data.clone(), config.database());
+    let durability = match config.storage.synchronous {
+        Synchronous::Full => Durability::Full,
+        Synchronous::Off => Durability::None,
+    };
+    let options = Options {
+        durability,
+        retention_ms: config.retention.ms(),
+        purge_every: Some(config::ms(config.retention.purge_every_ms)),
+        ..Options::new(clock)
+    };
+    let opening = tokio::task::spawn_blocking(move || {
+        make_folder(&folder).map_err(|source| RunError::DataFolder { path: folder, source })?;
+        Ok(Database::open(&path, options)?)
+    });
+    opening.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+}
+
+/// Makes the folder, for its owner alone.
+fn make_folder(path: &std::path::Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+fn session_settings(config: &Config) -> SessionSettings {
+    let set = &config.sessions;
+    SessionSettings {
+        max_frame_bytes: set.max_frame_bytes,
+        keep_alive: config::ms(set.keep_alive_ms),
+        hello_within: config::ms(set.hello_timeout_ms),
+        max_sends_in_flight: set.max_sends_in_flight,
+        catch_up_window: set.catch_up_window,
+        max_page: set.max_page,
+        max_connections: set.max_connections,
+        max_unauthenticated: set.max_unauthenticated,
+        max_unauthenticated_per_address: set.max_unauthenticated_per_address,
+        allowed_origins: set.allowed_origins.clone(),
+        keys_low_below: config.prekeys.low_below,
+        drop_live_deliveries: set.drop_deliveries,
+        ..SessionSettings::default()
+    }
+}
+
+async fn purge(state: Arc<AppState>) {
+    match state.accounts.purge(state.clock.now_ms()).await {
+        Ok(rows) => tracing::debug!(rows, "purged what has ended"),
+        Err(error) => tracing::warn!(%error, "could not purge what has ended"),
+    }
+}
+
+/// Asks for a device that nobody has, which goes through the whole path of a look-up.
+async fn probe(state: Arc<AppState>) {
+    let nobody = DeviceRef { account: AccountId([0; 16]), device: DeviceId([0; 16]) };
+    match timeout(PROBE_EVERY, state.accounts.signing_key(nobody)).await {
+        Ok(Ok(_)) => state.health.present("database"),
+        _ => state.health.absent("database"),
+    }
+}
+
+/// Raises the limit on open files as far as the process may: every connection is one.
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "the limit can only be had through libc; both calls get a valid pointer to a live value")]
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a live, writable rlimit; the second call only reads it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit() {}
