@@ -52,7 +52,7 @@ CREATE TABLE kept(
     digest INTEGER NOT NULL,
     PRIMARY KEY (conversation, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX kept_digest ON kept(conversation, digest);
+CREATE INDEX kept_digest ON kept(conversation, digest, no);
 
 -- How far a device has acknowledged.
 CREATE TABLE cursor(

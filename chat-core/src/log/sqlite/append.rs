@@ -113,7 +113,8 @@ impl LogWriter {
 
     fn kept_original(&self, db: &Connection, key: &MessageKey) -> rusqlite::Result<Option<Original>> {
         let (conversation, device, id) = key;
-        let sql = "SELECT e.seq, e.at_ms FROM kept k JOIN entry e ON e.no = k.no
+        // Left to itself SQLite takes the primary key and looks at the whole conversation.
+        let sql = "SELECT e.seq, e.at_ms FROM kept k INDEXED BY kept_digest JOIN entry e ON e.no = k.no
             WHERE k.conversation = ? AND k.digest = ? AND e.sender = ? AND e.client_msg_id = ?";
         let digest = self.digest(*device, &id.0);
         db.prepare_cached(sql)?.query_row(params![conversation, digest, device, id.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()

@@ -155,9 +155,10 @@ impl MessageLog for Database {
     async fn mutual_of(&self, account: AccountId, limit: usize) -> Result<Vec<AccountId>, LogError> {
         self.log_read("mutual_of", move |db| {
             let mut query = db.prepare_cached(
-                "SELECT o.id FROM account me JOIN (SELECT low AS mine, high AS other, at_ms, sent FROM conversation
-                 UNION ALL SELECT high, low, at_ms, sent FROM conversation) c ON c.mine = me.no AND c.sent = 3
-                 JOIN account o ON o.no = c.other WHERE me.id = ? ORDER BY c.at_ms DESC LIMIT ?",
+                "WITH me(no) AS (SELECT no FROM account WHERE id = ?1)
+                 SELECT o.id FROM (SELECT high AS other, at_ms FROM conversation WHERE low = (SELECT no FROM me) AND sent = 3
+                 UNION ALL SELECT low, at_ms FROM conversation WHERE high = (SELECT no FROM me) AND sent = 3) c
+                 JOIN account o ON o.no = c.other ORDER BY c.at_ms DESC LIMIT ?2",
             )?;
             query.query_map((account.0, limit), |row| Ok(AccountId(row.get(0)?)))?.collect()
         })
