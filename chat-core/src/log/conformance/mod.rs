@@ -2,6 +2,7 @@
 
 mod appends;
 mod devices;
+mod model;
 mod positions;
 mod purging;
 mod reading;
@@ -17,7 +18,7 @@ use kith_proto::{
 
 use super::{Admission, Append, Behind, Gate, MessageLog, Outcome, Page, PageLimit, Refusal, Resolved, State, Ticket};
 
-pub(crate) use self::{appends::*, devices::*, positions::*, purging::*, reading::*};
+pub(crate) use self::{appends::*, devices::*, model::random_histories, positions::*, purging::*, reading::*};
 
 /// An implementation under test, with a clock that the test moves. Retention is [`RETENTION_MS`].
 #[async_trait]
@@ -205,6 +206,10 @@ macro_rules! conformance_tests {
         )*
     };
     ($fixture:ty) => {
+        #[test]
+        fn random_histories() {
+            $crate::log::conformance::random_histories::<$fixture>();
+        }
         $crate::log::conformance::conformance_tests! { $fixture;
             numbers_are_dense_and_in_order, a_retry_returns_the_original, a_retry_in_the_same_batch_is_a_duplicate,
             the_same_id_elsewhere_is_another_message, a_retry_is_recognised_after_dying_and_after_a_flush, a_duplicate_comes_before_every_refusal,
