@@ -3,17 +3,17 @@
 //! Most of the work is a passive checkpoint, which runs beside the writer. Under continuous load that alone never lets the write-ahead log start over,
 //! so once it is long the last few pages are copied while the writer is held between two transactions for that moment.
 
-use std::{path::Path, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{cell::Cell, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use super::{Durability, connection};
 
-/// Estimated bytes written after which a checkpoint is worth its syncs.
-const WORTHWHILE: usize = 8 << 20;
-/// Frames in the write-ahead log (of 4 KiB) from which on it is made to start over: 16 MiB.
-const LONG: i64 = 4096;
+/// New frames (of 4 KiB) in the write-ahead log after which a checkpoint is worth its syncs: 8 MiB.
+const WORTHWHILE: u32 = 2048;
+/// Frames in the write-ahead log from which on it is made to start over: 16 MiB.
+const LONG: u32 = 4096;
 /// A quiet database is checkpointed this long after its last commit.
 const QUIET: Duration = Duration::from_secs(20);
 
@@ -28,17 +28,44 @@ pub(crate) struct Pace {
 
 #[derive(Debug, Default)]
 struct State {
-    written: usize,
+    /// Frames in the write-ahead log after the last commit.
+    frames: u32,
+    /// Of these the last checkpoint has seen so many.
+    seen: u32,
     closed: bool,
 }
 
+impl State {
+    fn fresh(&self) -> u32 {
+        self.frames - self.seen
+    }
+}
+
+thread_local! {
+    /// What SQLite told after the last commit on this thread.
+    static FRAMES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Makes SQLite tell how long the write-ahead log is, to whoever commits on this connection.
+pub(crate) fn watch(db: &Connection) {
+    db.wal_hook(Some(|_, frames| {
+        FRAMES.set(frames.unsigned_abs());
+        Ok(())
+    }));
+}
+
 impl Pace {
-    /// The writer has committed about this many bytes.
-    pub(crate) fn committed(&self, bytes: usize) {
+    /// The writer has committed, on this thread.
+    pub(crate) fn committed(&self) {
         let mut state = self.state.lock();
-        let before = state.written;
-        state.written += bytes;
-        if before == 0 || (before < WORTHWHILE && state.written >= WORTHWHILE) {
+        let before = state.fresh();
+        state.frames = FRAMES.get();
+        // The log has started over.
+        if state.frames < state.seen {
+            state.seen = 0;
+        }
+        let after = state.fresh();
+        if (before == 0 && after > 0) || (before < WORTHWHILE && after >= WORTHWHILE) {
             self.wake.notify_one();
         }
     }
@@ -55,16 +82,16 @@ impl Pace {
             if state.closed {
                 return false;
             }
-            if state.written >= WORTHWHILE {
+            if state.fresh() >= WORTHWHILE {
                 break;
             }
-            if state.written == 0 {
+            if state.fresh() == 0 {
                 self.wake.wait(&mut state);
             } else if self.wake.wait_for(&mut state, QUIET).timed_out() {
                 break;
             }
         }
-        state.written = 0;
+        state.seen = state.frames;
         !state.closed
     }
 }
@@ -93,6 +120,6 @@ fn run(db: &Connection, pace: &Pace) {
 }
 
 /// Returns the frames in the write-ahead log.
-fn checkpoint(db: &Connection, mode: &str) -> Result<i64, rusqlite::Error> {
+fn checkpoint(db: &Connection, mode: &str) -> Result<u32, rusqlite::Error> {
     db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get(1))
 }

@@ -28,7 +28,10 @@ pub(crate) fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
 
 /// The connection that checkpoints. Syncs the database file unless told that nothing needs to last.
 pub(crate) fn checkpointer(path: &Path, durability: Durability) -> Result<Connection, rusqlite::Error> {
-    writer(path, durability)
+    let db = writer(path, durability)?;
+    // Starting the log over waits for readers, and the writer waits with it: rather try again later.
+    db.busy_timeout(Duration::from_millis(20))?;
+    Ok(db)
 }
 
 fn open(path: &Path) -> Result<Connection, rusqlite::Error> {

@@ -185,11 +185,15 @@ impl Database {
     {
         let (answer, answered) = oneshot::channel();
         let job: WriteJob = Box::new(move |write| {
-            let outcome = job(write);
-            let keep = outcome.is_ok();
+            let outcome = write.map(job);
+            let keep = matches!(outcome, Some(Ok(_)));
             let finish: Finish = Box::new(move |committed| {
-                let outcome = outcome.map_err(StoreError::Job).and_then(|value| committed.map(|()| value).map_err(StoreError::Fault));
-                let _ = answer.send(outcome);
+                let _ = answer.send(match (outcome, committed) {
+                    (Some(Err(error)), _) => Err(StoreError::Job(error)),
+                    (Some(Ok(value)), Ok(())) => Ok(value),
+                    (_, Err(fault)) => Err(StoreError::Fault(fault)),
+                    (None, Ok(())) => Err(StoreError::Stopped),
+                });
             });
             (keep, finish)
         });
@@ -344,6 +348,21 @@ mod tests {
         assert!(big().await.is_err());
         pages(1 << 30).await.unwrap();
         big().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_write_ahead_log_stays_bounded_under_continuous_load() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kith.db");
+        let db = open(&path);
+        db.write("table", |write| write.tx().execute_batch("CREATE TABLE big(no INTEGER PRIMARY KEY, b)")).await.unwrap();
+        let mut longest = 0;
+        for n in 0..400 {
+            let written = db.write("big", move |write| write.tx().execute("INSERT OR REPLACE INTO big VALUES (?, zeroblob(500000))", [n % 4]));
+            written.await.unwrap();
+            longest = longest.max(std::fs::metadata(folder.path().join("kith.db-wal")).unwrap().len());
+        }
+        assert!(longest < 64 << 20, "200 MB went through a write-ahead log of {longest} bytes");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     StorageFault,
-    checkpoint::Pace,
+    checkpoint::{self, Pace},
     is_fatal,
     queue::{Queue, Taken, within},
 };
@@ -25,8 +25,6 @@ use crate::{
 const BATCH_ITEMS: usize = 512;
 /// Bytes of one transaction at most (a single larger command passes alone).
 const BATCH_BYTES: usize = 1 << 20;
-/// What a commit costs in the write-ahead log besides its commands, roughly: the pages at the ends of a few trees.
-const COMMIT_BYTES: usize = 16 << 10;
 /// How long the writer sleeps when the consumer of resolved appends is behind.
 const HAND_OVER_PAUSE: Duration = Duration::from_micros(200);
 
@@ -50,12 +48,13 @@ impl<'a> Write<'a> {
     }
 }
 
-/// Runs in the transaction and says whether its changes are to stay, and what to do once they are durable (or lost).
-pub(crate) type WriteJob = Box<dyn FnOnce(&mut Write<'_>) -> (bool, Finish) + Send>;
+/// Runs in the transaction (`None`: it is lost already) and says whether its changes are to stay, and what to do once they are durable (or lost).
+pub(crate) type WriteJob = Box<dyn FnOnce(Option<&mut Write<'_>>) -> (bool, Finish) + Send>;
 /// Answers the caller after the commit.
 pub(crate) type Finish = Box<dyn FnOnce(Result<(), StorageFault>) + Send>;
 
-/// What the writer is asked for.
+/// What the writer is asked for. Nearly all are appends, so that boxing them would cost an allocation for each and save nothing.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Command {
     /// A message.
     Append(Append),
@@ -93,6 +92,7 @@ impl Writer {
         purge_every: Option<Duration>,
     ) -> Self {
         let purge_at = purge_every.and_then(within);
+        checkpoint::watch(&db);
         Self { db, log, queue, pace, resolved, clock, purge_every, purge_at, finishes: Vec::new(), changed: Vec::new() }
     }
 
@@ -134,7 +134,7 @@ impl Writer {
         let turn = pace.turn.lock();
         let outcome = self.transaction(commands, step);
         drop(turn);
-        pace.committed(COMMIT_BYTES + self.log.batch_bytes());
+        pace.committed();
         let committed = outcome.is_ok() || self.log.was_committed(&self.db);
         let resolved = if committed { self.log.committed() } else { self.log.rolled_back() };
         let fault = outcome.err().filter(|_| !committed).map(StorageFault::from);
@@ -206,8 +206,10 @@ impl Writer {
 
     /// The transaction is lost already. Dropping the answer of the others tells those who wait.
     fn skip(&mut self, command: Command) {
-        if let Command::Append(append) = command {
-            self.log.refuse(append);
+        match command {
+            Command::Append(append) => self.log.refuse(append),
+            Command::Job(job) => self.finishes.extend(catch_unwind(AssertUnwindSafe(|| job(None).1)).ok()),
+            Command::Connect { .. } | Command::Flush { .. } | Command::Purge { .. } => {}
         }
     }
 
@@ -231,11 +233,22 @@ impl Writer {
     }
 }
 
+/// However the thread ends, nobody waits for it in vain.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.close();
+        let mut rest = Vec::new();
+        while self.queue.take(&mut rest, BATCH_ITEMS, BATCH_BYTES, None) == Taken::Awake {
+            rest.clear();
+        }
+    }
+}
+
 /// Runs a job; its failure or panic undoes only what it did. An error means that the whole transaction is lost.
 pub(crate) fn job_in_savepoint(db: &Connection, job: WriteJob, changed: &mut Vec<AccountId>) -> Result<Option<Finish>, rusqlite::Error> {
     db.prepare_cached("SAVEPOINT job")?.execute([])?;
     let before = changed.len();
-    let outcome = catch_unwind(AssertUnwindSafe(|| job(&mut Write { tx: db, changed })));
+    let outcome = catch_unwind(AssertUnwindSafe(|| job(Some(&mut Write { tx: db, changed }))));
     // A full disk may have rolled back everything, this savepoint included.
     if db.is_autocommit() {
         return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None));

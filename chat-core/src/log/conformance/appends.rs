@@ -162,7 +162,7 @@ pub(crate) async fn a_full_disk_refuses_everything_and_recovers<F: Fixture>() {
     let big = |id| Append { body: Bytes::from(vec![1; 60_000]), ..append(id) };
     let gate = Arc::new(Gate::default());
     let outcomes = bed.submit((11..=40).map(|id| Append { gate: Arc::clone(&gate), ..big(id) }).collect()).await;
-    assert!(outcomes.iter().any(|o| *o == Outcome::Refused(Refusal::StorageUnavailable)), "the disk did not fill up");
+    assert!(outcomes.contains(&Outcome::Refused(Refusal::StorageUnavailable)), "the disk did not fill up");
     assert!(gate.is_shut());
     let accepted_ids: Vec<_> = (11..).zip(&outcomes).filter(|(_, o)| matches!(o, Outcome::Accepted { .. })).map(|(id, _)| id).collect();
     let head = 10 + accepted_ids.len() as u64;

@@ -13,10 +13,24 @@ use crate::log::Payload;
 #[derive(Debug, Clone)]
 enum Op {
     /// From an account's nth device to another account, this many.
-    Send { from: u8, to: u8, device: usize, count: usize },
+    Send {
+        from: u8,
+        to: u8,
+        device: usize,
+        count: usize,
+    },
     /// The nth entry back from the head, by its own sender.
-    Retry { from: u8, to: u8, back: usize },
-    Ack { account: u8, peer: u8, device: usize, back: usize },
+    Retry {
+        from: u8,
+        to: u8,
+        back: usize,
+    },
+    Ack {
+        account: u8,
+        peer: u8,
+        device: usize,
+        back: usize,
+    },
     Flush,
     Purge,
     Reopen(bool),

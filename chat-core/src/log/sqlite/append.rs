@@ -162,7 +162,7 @@ impl LogWriter {
         if after.sent != before.sent {
             db.prepare_cached("UPDATE conversation SET sent = ? WHERE no = ?")?.execute(params![after.sent, conversation])?;
         }
-        let flags = u8::from(append.checkpoint) * CHECKPOINT | side * FROM_HIGH;
+        let flags = (u8::from(append.checkpoint) * CHECKPOINT) | (side * FROM_HIGH);
         let slices = append.slices.iter().chain(&append.own_slices).map(|slice| &slice.data[..]);
         let slices = admitted.devices.iter().copied().zip(slices).collect::<Vec<_>>();
         row::encode(&mut self.scratch, &append.body, slices.iter().copied()).ok_or(rusqlite::Error::ToSqlConversionFailure("too large".into()))?;
@@ -193,7 +193,6 @@ impl LogWriter {
         self.batch.ids.push(key);
         self.batch.rows.push(slot);
         self.batch.counters.push((admitted.device.no, bounded(admitted.append.device_counter)));
-        self.batch.bytes += self.scratch.len() + 128;
     }
 }
 

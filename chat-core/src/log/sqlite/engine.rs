@@ -59,7 +59,6 @@ pub(super) struct Batch {
     pub(super) linked: Vec<Link>,
     /// Conversations of accounts with revoked devices.
     pub(super) thinned: Vec<(ConversationId, AccountId, Arc<Account>)>,
-    pub(super) bytes: usize,
 }
 
 /// A new device in an old conversation.
@@ -75,11 +74,6 @@ impl LogWriter {
     /// The number of the row appended next.
     pub(super) fn next_row(&self) -> i64 {
         self.newest + i64::try_from(self.batch.rows.len()).unwrap_or(i64::MAX) + 1
-    }
-
-    /// Bytes that the transaction has added, roughly.
-    pub(crate) fn batch_bytes(&self) -> usize {
-        self.batch.bytes
     }
 
     /// An account with its devices; new ones are given their cursors first.
@@ -165,7 +159,6 @@ impl LogWriter {
         self.rounds.committed(&self.hot);
         self.batch.ids.clear();
         self.batch.loaded.clear();
-        self.batch.bytes = 0;
         std::mem::take(&mut self.batch.resolved)
     }
 
@@ -187,7 +180,6 @@ impl LogWriter {
         self.batch.counters.clear();
         self.batch.linked.clear();
         self.batch.thinned.clear();
-        self.batch.bytes = 0;
         let mut resolved = std::mem::take(&mut self.batch.resolved);
         for item in &mut resolved {
             item.outcome = Outcome::Refused(Refusal::StorageUnavailable);

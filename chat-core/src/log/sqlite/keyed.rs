@@ -32,6 +32,7 @@ pub(super) struct Folding {
 }
 
 impl Folding {
+    #[allow(clippy::cast_possible_truncation)]
     fn fold(&mut self, word: u64) {
         let product = u128::from(self.state ^ word) * u128::from(self.key[1]);
         let [low, high] = [product as u64, (product >> 64) as u64];
