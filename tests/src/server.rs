@@ -20,6 +20,16 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 /// A process that was told to end has ended by then.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long an access token lasts.
+pub const ACCESS_TOKEN_SECONDS: &str = "KITH_TOKENS_ACCESS_SECONDS";
+/// `off` leaves out every sync: unsafe, and there only so that the suite can be shown to notice.
+pub const SYNCHRONOUS: &str = "KITH_STORAGE_SYNCHRONOUS";
+
+/// How often the server pings a quiet connection.
+pub const KEEP_ALIVE_MS: &str = "KITH_SESSIONS_KEEP_ALIVE_MS";
+/// `true` drops every live delivery, so that only catch-up and the checks of the head are left.
+pub const DROP_DELIVERIES: &str = "KITH_SESSIONS_DROP_DELIVERIES";
+
 /// Limits that many people behind one address would run into. Stories about limits ask for the server's own.
 const WIDE_LIMITS: &[(&str, &str)] = &[];
 
@@ -144,6 +154,12 @@ impl Server {
         self.child.as_ref().and_then(Child::id)
     }
 
+    /// Changes its environment from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.retain(|(known, _)| known != name);
+        self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts it again (or at first) and waits until it is ready.
     ///
     /// # Errors
@@ -233,4 +249,42 @@ fn program() -> anyhow::Result<PathBuf> {
 
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Memory of a process, as the kernel counts it.
+///
+/// # Errors
+/// If there is no such process.
+pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
+}
+
+/// Files and sockets that a process has open.
+///
+/// # Errors
+/// If there is no such process.
+pub fn open_files(pid: u32) -> anyhow::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// Lets this process, and the servers it starts, have that many files open.
+///
+/// # Errors
+/// If the machine does not allow it.
+pub fn allow_many_files(count: u64) -> anyhow::Result<()> {
+    let limits = fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).context("no limit of open files")?;
+    let mut numbers = line.split_whitespace().filter_map(|word| if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() });
+    let (soft, hard) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if soft >= count {
+        return Ok(());
+    }
+    ensure!(hard >= count, "this machine allows {hard} open files and the test needs {count} (ulimit -Hn)");
+    let pid = std::process::id().to_string();
+    let status = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:{hard}")]).status().context("cannot run prlimit")?;
+    ensure!(status.success(), "prlimit failed");
+    Ok(())
 }

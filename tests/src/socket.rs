@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use kith_proto::v1::{ClientFrame, ErrorCode, Goodbye, Hello, ServerFrame, Welcome, client_frame, server_frame};
 use prost::Message as _;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Error, Message, client::IntoClientRequest as _, protocol::CloseFrame},
@@ -225,6 +225,14 @@ impl Socket {
         };
         let close = tokio::time::timeout(within, reading).await.with_context(|| format!("the connection did not end within {within:?}"))??;
         Ok(Ending { goodbye, close })
+    }
+
+    /// Writes bytes past the WebSocket, in the middle of its conversation.
+    ///
+    /// # Errors
+    /// If the connection is gone.
+    pub async fn write_raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        Ok(self.stream.get_mut().write_all(bytes).await?)
     }
 
     /// The bare stream, for those who would rather not speak WebSocket.

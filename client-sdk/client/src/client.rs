@@ -196,7 +196,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`].
     pub async fn devices(&self) -> Result<Vec<OwnDevice>, RequestError> {
-        self.0.server.own_devices(self.0.me.device).await
+        Ok(self.0.server.own_devices().await?)
     }
 
     /// Takes another of this account's devices off the list; it is cut at once.
@@ -205,7 +205,7 @@ impl Client {
     /// [`RequestError::NotFirstDevice`] if this device does not hold the account's identity key.
     pub async fn revoke_device(&self, device: DeviceId) -> Result<(), RequestError> {
         let list = self.request(|reply| Command::SignListWithout { device, reply }).await?;
-        self.0.server.revoke(device, &list).await?;
+        self.0.server.publish_list(&list).await?;
         self.ask(|reply| Command::RefreshOwnList { reply }).await.map_err(RequestError::from)
     }
 

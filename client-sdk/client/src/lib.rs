@@ -27,19 +27,21 @@
 //! # Ok(()) }
 //! ```
 
-#![allow(dead_code)]
 mod builder;
 mod client;
 mod clock;
 mod engine;
 mod error;
 mod fault;
+mod ids;
 mod model;
 mod server;
 mod start;
+mod statements;
 mod store;
 mod subscription;
 mod timeline;
+mod transport;
 
 pub use builder::{ClientBuilder, Passphrase, Registered, Registration};
 pub use client::Client;

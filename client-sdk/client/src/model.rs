@@ -328,6 +328,8 @@ pub enum NoticeKind {
     OwnDeviceAdded,
     /// An own device was removed.
     OwnDeviceRemoved,
+    /// A contact was shown another list of this account's devices than the real one.
+    OwnListForged,
     /// The store key lies in a file that only this user may read: anyone who copies the folder can read the store.
     StoreKeyInFile,
 }

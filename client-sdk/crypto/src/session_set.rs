@@ -3,6 +3,11 @@
 //! One session is active and sends; up to four older ones only receive. A slice names its session by id; nothing is found
 //! by trial. Sending changes the set in place; receiving gives a *new* set, to be stored in the same transaction as the
 //! message and to take the old one's place only then.
+//!
+//! A device that left its account's list and comes back is a new start: give it a new, empty set.
+//!
+//! Known limit of §3: if one side begins *again* while the beginnings cross, the two may settle on different sessions.
+//! Everything still opens, but each session then carries one direction only and does not heal until one side begins anew.
 
 use crate::bytes::{FormatError, StateError, StateKind, StateWriter, read_state};
 use crate::device::DeviceKeys;

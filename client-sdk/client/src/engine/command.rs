@@ -2,8 +2,9 @@
 
 use crate::error::{CallError, RequestError};
 use crate::model::{EntryId, SafetyNumber};
-use crate::server::{AccountHistory, NextList};
+use crate::statements::AccountHistory;
 use kith_proto::id::{AccountId, ConversationId, DeviceId};
+use kith_proto::rest::PublishListRequest;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
@@ -21,7 +22,7 @@ pub(crate) enum Command {
     SafetyNumber { conversation: ConversationId, reply: Reply<Result<SafetyNumber, CallError>> },
     SetVerified { conversation: ConversationId, verified: bool, reply: Reply<Result<(), CallError>> },
     Meet { account: AccountId, username: String, history: AccountHistory, reply: Reply<Result<ConversationId, RequestError>> },
-    SignListWithout { device: DeviceId, reply: Reply<Result<NextList, RequestError>> },
+    SignListWithout { device: DeviceId, reply: Reply<Result<PublishListRequest, RequestError>> },
     RefreshOwnList { reply: Reply<Result<(), CallError>> },
     SetPresence { hidden: bool, reply: Reply<Result<(), RequestError>> },
 }

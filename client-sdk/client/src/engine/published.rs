@@ -2,6 +2,7 @@
 
 use crate::model::{ConnectionState, Conversation, Presence, Typing};
 use kith_proto::id::ConversationId;
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -12,12 +13,21 @@ pub(crate) struct Published {
     pub(crate) conversations: watch::Sender<Arc<[Conversation]>>,
     pub(crate) typing: watch::Sender<Arc<[Typing]>>,
     pub(crate) presence: watch::Sender<Arc<[Presence]>>,
+    /// The row of each conversation, and back.
+    pub(crate) rows: watch::Sender<Arc<Rows>>,
     /// The number of the newest change to any entry; moves only after the change is durable.
     pub(crate) changes: watch::Sender<i64>,
     /// The id of the newest notice.
     pub(crate) notices: watch::Sender<i64>,
     /// Set when the engine has ended.
     pub(crate) ended: watch::Sender<bool>,
+}
+
+/// Which conversation lives in which row.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Rows {
+    pub(crate) of: HashMap<ConversationId, i64>,
+    pub(crate) id: HashMap<i64, ConversationId>,
 }
 
 impl Published {
@@ -27,6 +37,7 @@ impl Published {
             conversations: watch::Sender::new(Arc::from([])),
             typing: watch::Sender::new(Arc::from([])),
             presence: watch::Sender::new(Arc::from([])),
+            rows: watch::Sender::new(Arc::default()),
             changes: watch::Sender::new(0),
             notices: watch::Sender::new(0),
             ended: watch::Sender::new(false),
