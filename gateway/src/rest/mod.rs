@@ -78,3 +78,6 @@ fn documented() -> OpenApiRouter<Arc<AppState>> {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     documented().into_openapi()
 }
+
+#[cfg(test)]
+mod tests;
