@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -14,11 +15,12 @@ use rusqlite::params;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use super::{Hot, LogWriter};
 use crate::{
     domain::Clock,
     log::{
-        MessageLog, Resolved,
-        conformance::{Fixture, RETENTION_MS, Reopen, START_MS, conformance_tests},
+        MessageLog, Outcome, Refusal, Resolved,
+        conformance::{Bed, Fixture, RETENTION_MS, Reopen, START_MS, accepted, append, between, conformance_tests, device},
     },
     sqlite::{Database, Options},
 };
@@ -109,3 +111,77 @@ impl Fixture for Embedded {
 }
 
 conformance_tests!(Embedded);
+
+async fn rows(bed: &Bed<Embedded>, table: &'static str) -> i64 {
+    bed.fixture.db.read("rows", move |db| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))).await.unwrap()
+}
+
+async fn eventually_empty(bed: &Bed<Embedded>, table: &'static str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while rows(bed, table).await > 0 {
+        assert!(Instant::now() < deadline, "rows stay in {table}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Nobody calls purge or flush: what every device has leaves the file by itself, whether it was summarised before or not.
+#[tokio::test]
+async fn the_journal_empties_itself() {
+    let mut bed = Bed::<Embedded>::new().await;
+    bed.send_many(1, 2000).await;
+    bed.ack(device(1, 1), 2000).await;
+    bed.ack(device(2, 1), 2000).await;
+    eventually_empty(&bed, "entry").await;
+    bed.send_many(2001, 4000).await;
+    bed.log().flush().await.unwrap();
+    assert_eq!((rows(&bed, "entry").await, rows(&bed, "kept").await), (2000, 2000));
+    bed.ack(device(1, 1), 4000).await;
+    bed.ack(device(2, 1), 4000).await;
+    eventually_empty(&bed, "entry").await;
+    eventually_empty(&bed, "kept").await;
+    assert_eq!(bed.state(device(1, 1)).await.first, 4001);
+}
+
+/// A commit that reported a failure and happened all the same: its message was refused, is there, and its retry is a duplicate.
+#[tokio::test]
+async fn a_commit_of_unknown_outcome_is_settled_before_anything_later() {
+    let bed = Bed::<Embedded>::new().await;
+    bed.fixture.db.close();
+    let db = rusqlite::Connection::open(bed.fixture.folder.path().join("kith.db")).unwrap();
+    let hot = Arc::new(parking_lot::Mutex::new(Hot::default()));
+    let mut log = LogWriter::open(&db, Arc::clone(&hot), RETENTION_MS, START_MS).unwrap();
+    db.execute_batch("BEGIN").unwrap();
+    log.append(&db, append(1), START_MS).unwrap();
+    assert!(!log.was_committed(&rusqlite::Connection::open_in_memory().unwrap()), "a database that cannot be asked");
+    db.execute_batch("COMMIT").unwrap();
+    let refused = log.rolled_back();
+    assert_eq!(refused[0].outcome, Outcome::Refused(Refusal::StorageUnavailable));
+    assert!(hot.lock().get(between(1, 2)).is_none());
+    log.settle(&db).unwrap();
+    db.execute_batch("BEGIN").unwrap();
+    log.append(&db, append(1), START_MS).unwrap();
+    log.append(&db, append(2), START_MS).unwrap();
+    assert!(log.was_committed(&db), "asked in time the outcome is known");
+    db.execute_batch("COMMIT").unwrap();
+    let outcomes: Vec<_> = log.committed().into_iter().map(|resolved| accepted(&resolved.outcome)).collect();
+    assert_eq!(outcomes, [(1, true), (2, false)]);
+}
+
+/// Idle conversations leave memory, those with something unwritten do not.
+#[tokio::test]
+async fn idle_conversations_are_forgotten() {
+    let mut bed = Bed::<Embedded>::new().await;
+    bed.send_many(1, 1).await;
+    let known = |bed: &Bed<Embedded>| bed.fixture.db.hot.lock().get(between(1, 2)).is_some();
+    bed.fixture.db.hot.lock().forget_idle();
+    bed.fixture.db.hot.lock().forget_idle();
+    assert!(known(&bed), "its row is not in the summary yet");
+    bed.log().flush().await.unwrap();
+    bed.fixture.db.hot.lock().forget_idle();
+    bed.fixture.db.hot.lock().forget_idle();
+    assert!(!known(&bed));
+    assert_eq!(bed.behind(device(2, 1)).await[0].head, 1);
+    assert_eq!(accepted(&bed.send(append(1)).await), (1, true));
+    bed.ack(device(2, 1), 1).await;
+    assert_eq!(bed.state(device(2, 1)).await.cursor, 1);
+}
