@@ -3,11 +3,13 @@
 //! It holds no rules of the protocol and no cryptography: `serve` is `kith_gateway`, `chat` and `demo` are `kith_client`, and `bench` speaks the frames of
 //! `kith_proto` by itself, so that it measures the server and not the SDK.
 
+mod admin;
 mod bench;
 mod chat;
 mod demo;
 mod local_time;
 mod process;
+mod serve;
 mod server_child;
 
 use std::{
@@ -23,25 +25,33 @@ use tokio::runtime;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
-#[command(name = "kith", version, about = "End-to-end-encrypted chat that you host yourself")]
+#[command(name = "kith", version, about = "End-to-end-encrypted chat that you host yourself. Without a subcommand: serve", args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the server
+    Serve(serve::ServeArgs),
     /// Chat, in a terminal or (--plain) by lines
     Chat(chat::ChatArgs),
     /// Watch a server and two people, and a crash that loses nothing
     Demo(demo::DemoArgs),
+    /// Look after a server
+    Admin(admin::AdminArgs),
     /// Measure a server
     Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command {
+    let done = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => on_runtime(serve::run(args)),
+        Command::Admin(args) => admin::run(args),
         Command::Chat(args) => on_runtime(chat::run(args)),
         Command::Demo(args) => on_runtime(demo::run(&args)),
         Command::Bench(args) => bench::run(args),

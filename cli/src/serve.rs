@@ -12,13 +12,10 @@ use clap::{Args, ValueEnum};
 use kith_gateway::config::{Config, LogFormat, RegistrationPolicy};
 use tokio::{
     io::{AsyncReadExt as _, stdin},
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-
-use crate::process;
 
 /// The exit status of a process that a second signal ended.
 const ENDED_AT_ONCE: i32 = 130;
@@ -78,9 +75,7 @@ impl ServeArgs {
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = args.configure()?;
     log_to_stderr(&config)?;
-    let files = process::raise_open_files();
-    tracing::debug!(files, "open files allowed");
-    let listener = TcpListener::bind(config.listen).await.with_context(|| format!("{} cannot be listened on", config.listen))?;
+    let listener = kith_gateway::bind(&config)?;
     let shutdown = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signals(shutdown.clone(), args.end_with_stdin));
     introduce(&config, listener.local_addr()?)?;
