@@ -126,16 +126,19 @@ async fn stop_on_signals(shutdown: CancellationToken, with_stdin: bool) {
         tracing::error!("signals cannot be received");
         return;
     };
+    let mut signals = 0;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = terminate.recv() => signals += 1,
+        _ = interrupt.recv() => signals += 1,
         () = end_of_stdin(), if with_stdin => {}
     }
     tracing::info!("stopping: no new connections, and what was accepted is finished; a second signal ends at once");
     shutdown.cancel();
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    while signals < 2 {
+        tokio::select! {
+            _ = terminate.recv() => signals += 1,
+            _ = interrupt.recv() => signals += 1,
+        }
     }
     // Everything that was answered is on disk already.
     std::process::exit(ENDED_AT_ONCE);

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, ChildStdout, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
     time::{sleep, timeout},
 };
 
@@ -28,8 +28,9 @@ pub(crate) struct ServerChild {
     pid: u32,
     address: SocketAddr,
     started_in: Duration,
-    // Kept open: the server may print more.
+    // Kept open: the server may print more, and it ends when its input does.
     _stdout: BufReader<ChildStdout>,
+    _stdin: Option<ChildStdin>,
 }
 
 impl ServerChild {
@@ -53,13 +54,14 @@ impl ServerChild {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().context("the server cannot be started")?;
         let pid = child.id().context("the server ended at once")?;
         let mut stdout = BufReader::new(child.stdout.take().context("the server has no output")?);
+        let stdin = child.stdin.take();
         let ready = async {
             let address = read_address(&mut stdout).await?;
             until_ready(address).await?;
             Ok::<_, anyhow::Error>(address)
         };
         let address = timeout(READY_DEADLINE, ready).await.context("the server is not ready after 20 s")??;
-        Ok(Self { child, pid, address, started_in: began.elapsed(), _stdout: stdout })
+        Ok(Self { child, pid, address, started_in: began.elapsed(), _stdout: stdout, _stdin: stdin })
     }
 
     /// Where it listens.
