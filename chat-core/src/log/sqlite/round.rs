@@ -1,7 +1,8 @@
 //! Rounds: about once a second what is in memory is written as a summary, and the journal is relieved of what every device has.
 //!
-//! A round is made of steps, each small enough to ride in a transaction with appends. Its order is what makes it safe to die at any point: cursors and
-//! heads first, then deletions of what those cursors cover, then the mark up to which the journal need not be read again.
+//! A round is made of steps, each small enough to ride in a transaction with appends. Its order is what makes it safe to die at any point: the counters
+//! of the rows it is about, then cursors and heads, then deletions of what those cursors cover, then the mark up to which the journal need not be read
+//! again. Rows appended since it began are left to the next round, since their counters are known from the journal only.
 
 use std::{
     collections::VecDeque,
@@ -291,6 +292,9 @@ impl LogWriter {
     }
 
     fn round_step(&mut self, db: &Connection, round: &mut Round) -> rusqlite::Result<Step> {
+        if !round.unwritten.is_empty() {
+            return write_counters(db, &round.unwritten).map(Step::Counters);
+        }
         if !round.pending.is_empty() {
             return self.summaries(db, round).map(Step::Summaries);
         }
@@ -301,9 +305,6 @@ impl LogWriter {
         }
         if !round.deletions.is_empty() {
             return delete_rows(db, &round.deletions).map(Step::Deleted);
-        }
-        if !round.unwritten.is_empty() {
-            return write_counters(db, &round.unwritten).map(Step::Counters);
         }
         db.prepare_cached("UPDATE log_meta SET summarised = max(summarised, ?)")?.execute([round.upto])?;
         self.ids[1] = IdMap::default();
@@ -317,7 +318,7 @@ impl LogWriter {
             while work < STEP
                 && let Some(slot) = round.pending.pop_front()
             {
-                let Some(summary) = self.hot.lock().try_at(slot).map(|conversation| summarise(slot, conversation)) else { continue };
+                let Some(summary) = self.hot.lock().summarise(slot, round.upto) else { continue };
                 work += 2 + 3 * summary.work();
                 summaries.push(summary);
                 if let Some(summary) = summaries.last() {
@@ -381,19 +382,32 @@ impl Summary {
     }
 }
 
-/// Decides what to write of a conversation and marks it clean.
-fn summarise(slot: Slot, conversation: &mut Conversation) -> Summary {
+impl Hot {
+    /// Decides what to write of a conversation. It is clean then, unless it has rows after `newest`.
+    fn summarise(&mut self, slot: Slot, newest: i64) -> Option<Summary> {
+        let conversation = self.try_at(slot)?;
+        let summary = summarise(slot, conversation, newest);
+        if conversation.recent.back().is_some_and(|row| *row > newest) {
+            self.mark_dirty(slot);
+        }
+        Some(summary)
+    }
+}
+
+/// Decides what to write of a conversation, as far as its rows go up to `newest`, and marks it clean.
+fn summarise(slot: Slot, conversation: &mut Conversation, newest: i64) -> Summary {
     let c = conversation;
     c.dirty = false;
-    let everyone = c.delivered_to_all().min(c.head);
-    let gone = everyone.max(c.expired.min(c.head));
+    let head = c.indexed + c.recent.partition_point(|row| *row <= newest) as u64;
+    let everyone = c.delivered_to_all().min(head);
+    let gone = everyone.max(c.expired.min(head));
     let kept_end = gone.min(c.indexed).min(c.first.saturating_add(PER_CONVERSATION) - 1);
     let unkeep = (kept_end >= c.first).then_some((c.first, kept_end));
     let mut first = unkeep.map_or(c.first, |(_, to)| to + 1);
     let kept_is_empty = first > c.indexed;
     // Rows to delete cost little: they only have to be listed. Rows to keep are indexed one by one.
     let dooming = if kept_is_empty { gone.saturating_sub(c.indexed) } else { 0 };
-    let keeping = (c.head - c.indexed - dooming).min(PER_CONVERSATION);
+    let keeping = (head - c.indexed - dooming).min(PER_CONVERSATION);
     let doomed: Vec<i64> = c.recent.iter().copied().take(usize::try_from(dooming).unwrap_or(0)).collect();
     let upto = c.indexed + dooming + keeping;
     let keep_from = c.indexed + dooming + 1;
@@ -403,7 +417,7 @@ fn summarise(slot: Slot, conversation: &mut Conversation) -> Summary {
     }
     let removed = first - c.first;
     let delivered = (everyone + 1).saturating_sub(c.first).min(removed);
-    let more = upto < c.head || (gone >= first);
+    let more = upto < head || (gone >= first);
     Summary {
         slot,
         no: c.no,
