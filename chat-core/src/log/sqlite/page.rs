@@ -24,6 +24,8 @@ pub(super) struct Plan {
     start: u64,
     head: u64,
     after: u64,
+    /// How far `recent` and the summary together go: nothing is known of what comes after.
+    end: u64,
     /// Rows after the summary, as far as the limit can need them.
     recent: Vec<i64>,
     limit: PageLimit,
@@ -33,8 +35,12 @@ impl Plan {
     /// `None` if the device is no member's current device.
     pub(super) fn new(conversation: &Conversation, device: DeviceRef, after: u64, limit: PageLimit) -> Option<Self> {
         let cursor = conversation.cursor(device)?;
+        // Nothing is after the head, and SQLite's integers are signed.
+        let after = after.min(conversation.head);
         let from = after.max(cursor.start);
         let skip = usize::try_from(from.saturating_sub(conversation.indexed)).unwrap_or(usize::MAX);
+        let recent: Vec<i64> = conversation.recent.iter().copied().skip(skip).take(limit.entries.max(1)).collect();
+        let end = conversation.indexed.max(from) + recent.len() as u64;
         Some(Self {
             conversation: conversation.no,
             accounts: conversation.members.map(|m| m.account),
@@ -43,7 +49,8 @@ impl Plan {
             start: cursor.start,
             head: conversation.head,
             after,
-            recent: conversation.recent.iter().copied().skip(skip).take(limit.entries.max(1)).collect(),
+            end,
+            recent,
             limit,
         })
     }
@@ -174,7 +181,7 @@ impl<'a> Build<'a> {
 
     fn finish(mut self) -> Page {
         if !self.is_full() {
-            self.absent_until(self.plan.head, AbsentReason::Expired);
+            self.absent_until(self.plan.end, AbsentReason::Expired);
         }
         let content = Bytes::from(self.content);
         let fill = |(mut entry, parts): (Entry, Option<Parts>)| {
