@@ -4,12 +4,14 @@
 //! and signed statements are built from the specification, not by `kith-crypto`. Stories about the SDK use `kith-client`, in processes that can be killed.
 //! Nothing here sleeps to synchronise: whatever is waited for is a condition with a deadline.
 
+pub mod actor;
 pub mod expect;
 pub mod identity;
 pub mod journal;
 pub mod load;
 pub mod peer;
 pub mod person;
+pub mod recorder;
 pub mod rest;
 pub mod server;
 pub mod shim;

@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::{self, File},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{rest::Rest, shim::Faults, wait};
+use crate::{recorder::Recorder, rest::Rest, shim::Faults, wait};
 
 /// A server that has not answered `/readyz` by then has failed. Generous: the machine may be busy with other tests.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -31,7 +31,7 @@ pub const KEEP_ALIVE_MS: &str = "KITH_SESSIONS_KEEP_ALIVE_MS";
 pub const DROP_DELIVERIES: &str = "KITH_SESSIONS_DROP_DELIVERIES";
 
 /// Limits that many people behind one address would run into. Stories about limits ask for the server's own.
-const WIDE_LIMITS: &[(&str, &str)] = &[];
+const WIDE_LIMITS: &[(&str, &str)] = &[("KITH_LIMITS_ENFORCED", "false")];
 
 /// A server with a folder and an address that stay the same over restarts.
 #[derive(Debug)]
@@ -92,6 +92,14 @@ impl Options {
     /// # Errors
     /// If it does not get ready.
     pub async fn start(self) -> anyhow::Result<Server> {
+        self.start_on(free_port()?).await
+    }
+
+    /// The same, on a port known before; see [`Server::reserve_behind_tap`].
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub async fn start_on(self, port: u16) -> anyhow::Result<Server> {
         let home = tempfile::tempdir()?;
         let data = home.path().join("data");
         fs::create_dir(&data)?;
@@ -101,13 +109,22 @@ impl Options {
         };
         let limits = if self.own_limits { &[] } else { WIDE_LIMITS };
         let settings = limits.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(self.settings).collect();
-        let mut server = Server { home, port: free_port()?, settings, faults, child: None };
+        let mut server = Server { home, port, settings, faults, child: None };
         server.start().await?;
         Ok(server)
     }
 }
 
 impl Server {
+    /// A port for a server, and a wire tap in front of it that clients can dial.
+    ///
+    /// # Errors
+    /// If no ports can be had.
+    pub async fn reserve_behind_tap() -> anyhow::Result<(u16, Recorder)> {
+        let port = free_port()?;
+        Ok((port, Recorder::before(SocketAddr::from(([127, 0, 0, 1], port))).await?))
+    }
+
     /// `http://127.0.0.1:port`.
     #[must_use]
     pub fn origin(&self) -> String {
@@ -284,7 +301,8 @@ pub fn allow_many_files(count: u64) -> anyhow::Result<()> {
     }
     ensure!(hard >= count, "this machine allows {hard} open files and the test needs {count} (ulimit -Hn)");
     let pid = std::process::id().to_string();
-    let status = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:{hard}")]).status().context("cannot run prlimit")?;
+    let status =
+        std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:{hard}")]).status().context("cannot run prlimit")?;
     ensure!(status.success(), "prlimit failed");
     Ok(())
 }
