@@ -93,11 +93,11 @@ pub(crate) async fn register(builder: ClientBuilder, registration: Registration)
 }
 
 /// What a registration is made of; the same again when it is repeated.
-struct Prepared {
-    me: SelfRecord,
-    keys: DeviceKeys,
-    upload: PrekeyUpload,
-    recovery: Option<RecoveryWords>,
+pub(crate) struct Prepared {
+    pub(crate) me: SelfRecord,
+    pub(crate) keys: DeviceKeys,
+    pub(crate) upload: PrekeyUpload,
+    pub(crate) recovery: Option<RecoveryWords>,
 }
 
 fn id<const N: usize>(what: &'static str, bytes: &[u8]) -> Result<[u8; N], OpenError> {
@@ -113,7 +113,7 @@ fn words(entropy: &[u8]) -> Result<Option<RecoveryWords>, OpenError> {
 }
 
 /// Makes all keys and stores them, or finds those of an attempt that did not get through.
-fn prepare(store: &mut Store, registration: &Registration, origin: String, now_ms: u64) -> Result<Prepared, OpenError> {
+pub(crate) fn prepare(store: &mut Store, registration: &Registration, origin: String, now_ms: u64) -> Result<Prepared, OpenError> {
     if let Some(mut me) = store.self_record().map_err(|_| OpenError::WrongKey)? {
         let keys = store.meta("device")?.ok_or(StoreError::Malformed("device keys"))?;
         let keys = DeviceKeys::from_bytes(&keys).map_err(StoreError::from)?;
@@ -196,7 +196,7 @@ fn registration_request(me: &SelfRecord, registration: Registration, prekeys: Pr
 }
 
 /// The server has the account: what was kept for a repetition goes, the recovery key first.
-fn confirm(mut store: Store) -> Result<Store, OpenError> {
+pub(crate) fn confirm(mut store: Store) -> Result<Store, OpenError> {
     let mut me = identity_of(&store)?;
     me.registered = true;
     let mut entropy = Zeroizing::new(std::mem::take(&mut me.recovery));

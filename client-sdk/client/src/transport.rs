@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 /// Frames of the engine that wait for the socket. The engine never has more than a window of sends under way, so it never fills while the socket moves.
 const DOWN: usize = 4_096;
 const HELLO_WITHIN: Duration = Duration::from_secs(15);
+/// A connection that lasted this long has worked.
+const STABLE: Duration = Duration::from_secs(5);
 /// Ids of the transport's own requests begin here, out of the engine's way.
 const OWN_IDS: u64 = 1 << 62;
 /// Requests for the engine that are carried out at one time.
@@ -82,12 +84,13 @@ impl Transport {
                 return;
             }
             self.published.connection.send_replace(ConnectionState::Connecting);
-            let mut usable = false;
-            let end = self.connect(connection, &mut usable).await;
+            let began = Instant::now();
+            let end = self.connect(connection).await;
             if self.engine.send(Input::Disconnected { connection }).await.is_err() {
                 return;
             }
-            if usable {
+            // One that breaks at once, again and again, is no success.
+            if began.elapsed() > STABLE {
                 back_off.succeeded();
             }
             let wait = match end {
@@ -112,7 +115,7 @@ impl Transport {
         matches!(*self.published.connection.borrow(), ConnectionState::Stopped(_))
     }
 
-    async fn connect(&self, connection: u64, usable: &mut bool) -> End {
+    async fn connect(&self, connection: u64) -> End {
         let token = match self.server.token().await {
             Ok(token) => token,
             Err(error) => return login_failed(&error),
@@ -130,7 +133,6 @@ impl Transport {
             Ok(Ok(Err(error))) => return self.hello_refused(&error).await,
             Ok(Err(Broken)) | Err(_) => return End::Again,
         };
-        *usable = true;
         let (frames, down) = mpsc::channel(DOWN);
         let keep_alive = Duration::from_millis(u64::from(welcome.limits.map_or(0, |limits| limits.keep_alive_ms)).clamp(1_000, 300_000));
         let token_ends_ms = welcome.token_expires_ms;

@@ -14,6 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 /// A Send without an answer for this long means that the connection is dead, whatever the socket says.
 const ANSWER_WITHIN_MS: u64 = 30_000;
 
+/// No log is as long; larger numbers would not fit the store.
+const MAX_SEQ: u64 = i64::MAX as u64 / 2;
+
 impl Engine {
     /// Stores the next epoch before anything is dialled with it.
     pub(super) fn next_epoch(&mut self, reply: oneshot::Sender<u64>) -> Result<()> {
@@ -238,7 +241,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Moves the ticks. Watermarks only rise, and never above what exists.
+    /// Moves the ticks; they only rise. It is the server's word: what the other really has, a checkpoint says. A mark may come before the acceptance of the
+    /// message it covers, so it is not held against what is known here.
     fn watermark(&mut self, mark: &v1::Watermark) -> Result<()> {
         let (Some(conversation), Some(account)) = (id16(&mark.conversation), id16(&mark.account)) else { return Ok(()) };
         let Some(no) = self.of.get(&ConversationId::from_bytes(conversation)).copied() else { return Ok(()) };
@@ -247,9 +251,8 @@ impl Engine {
         if of != Some(conv.record.peer) {
             return Ok(());
         }
-        let head = conv.record.own_head.max(conv.record.seq);
-        let delivered = conv.record.peer_delivered.max(mark.delivered.max(mark.read).min(head));
-        let read = conv.record.peer_read.max(mark.read.min(head));
+        let delivered = conv.record.peer_delivered.max(mark.delivered.max(mark.read).min(MAX_SEQ));
+        let read = conv.record.peer_read.max(mark.read.min(MAX_SEQ));
         if (delivered, read) != (conv.record.peer_delivered, conv.record.peer_read) {
             (conv.record.peer_delivered, conv.record.peer_read, conv.dirty) = (delivered, read, true);
         }

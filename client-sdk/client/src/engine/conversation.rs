@@ -111,9 +111,9 @@ impl Conv {
     }
 
     /// When something is to be done here although nothing comes in.
-    pub(crate) fn wake_at(&self, now: u64) -> Option<u64> {
+    pub(crate) fn wake_at(&self) -> Option<u64> {
         let gap = self.gap_at.filter(|_| !self.paging);
-        let held = Some(self.hold_until).filter(|at| *at > now && !self.queue.is_empty());
+        let held = Some(self.hold_until).filter(|at| *at > 0 && !self.queue.is_empty());
         let checkpoint = self.checkpoint_at().filter(|_| self.record.accepted && !self.checkpoint_queued());
         [gap, held, self.repair_at, checkpoint].into_iter().flatten().min()
     }

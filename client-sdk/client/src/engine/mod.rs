@@ -30,6 +30,9 @@ mod repair;
 mod round;
 mod send;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use command::{Command, EngineHandle, Reply};
 pub(crate) use keys::{BATCH, Wanted, make as make_prekeys};
 pub(crate) use published::Published;

@@ -138,6 +138,8 @@ impl Engine {
         self.sessions.insert(from.row, Sessions { set: sessions, dirty: true, skipped_dirty: before || skipped_changed });
         let first = first_contact.is_some();
         if let Some(first) = first_contact {
+            // The device may be new in this round; its row must be there for the memory to have a place.
+            self.people.flush(&mut self.store)?;
             self.store.set_replay(from.row.device, &first.replay)?;
             for id in first.used_up {
                 self.store.delete_prekey(id)?;

@@ -219,8 +219,7 @@ impl Engine {
         self.forget_typing();
         self.daily_keys()?;
         self.time_out_sends();
-        let due: Vec<i64> =
-            self.conversations.values().filter(|conv| conv.wake_at(self.now).is_some_and(|at| at <= self.now)).map(|conv| conv.no).collect();
+        let due: Vec<i64> = self.conversations.values().filter(|conv| conv.wake_at().is_some_and(|at| at <= self.now)).map(|conv| conv.no).collect();
         self.awake.extend(due);
         if self.fetches.ripen(self.now) {
             self.awake.extend(self.conversations.keys());
@@ -352,7 +351,7 @@ impl Engine {
     /// When the engine has to look again although nothing comes in.
     pub(crate) fn wake_at(&self) -> u64 {
         let linked = self.conversations.values().filter(|_| self.link.is_some());
-        let conversations = linked.filter_map(|conv| conv.wake_at(self.now));
+        let conversations = linked.filter_map(Conv::wake_at);
         let typing = self.typing.values().copied();
         let soonest = conversations.chain(typing).chain(self.fetches.next_retry()).min();
         soonest.unwrap_or(u64::MAX).min(self.now + 1_000)

@@ -66,6 +66,11 @@ impl Engine {
 
     /// Sends what can be sent in a conversation.
     pub(super) fn pump(&mut self, no: i64) -> Result<()> {
+        let now = self.now;
+        let conv = self.conv(no)?;
+        if conv.hold_until <= now {
+            conv.hold_until = 0;
+        }
         self.check_asked_devices(no)?;
         while self.may_send(no) {
             let Some(at) = self.conv(no)?.queue.iter().position(|out| !out.in_flight) else { return Ok(()) };

@@ -105,7 +105,8 @@ impl Store {
 
     /// The first messages accepted from a device.
     pub(crate) fn replay(&self, device: i64) -> Result<ReplayMemory, StoreError> {
-        let sealed: Option<Vec<u8>> = self.conn.prepare_cached("SELECT replay FROM device WHERE no = ?")?.query_row([device], |row| row.get(0))?;
+        let sealed: Option<Vec<u8>> =
+            self.conn.prepare_cached("SELECT replay FROM device WHERE no = ?")?.query_row([device], |row| row.get(0)).optional()?.flatten();
         match sealed {
             None => Ok(ReplayMemory::new()),
             Some(sealed) => Ok(ReplayMemory::from_bytes(&self.vault.open_at("device", device, "replay", &sealed)?)?),
@@ -115,8 +116,9 @@ impl Store {
     pub(crate) fn set_replay(&mut self, device: i64, memory: &ReplayMemory) -> Result<(), StoreError> {
         self.begin()?;
         let sealed = self.seal_at("device", device, "replay", &memory.to_bytes());
-        self.conn.prepare_cached("UPDATE device SET replay = ? WHERE no = ?")?.execute(params![sealed, device])?;
-        Ok(())
+        let updated = self.conn.prepare_cached("UPDATE device SET replay = ? WHERE no = ?")?.execute(params![sealed, device])?;
+        // A first message that is not remembered could be replayed.
+        if updated == 1 { Ok(()) } else { Err(StoreError::Malformed("device")) }
     }
 
     pub(crate) fn conversations(&self) -> Result<Vec<(i64, ConversationRecord)>, StoreError> {
