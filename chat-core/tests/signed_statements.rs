@@ -64,7 +64,7 @@ fn certificates() {
 #[test]
 fn a4_prekeys() {
     for case in cases("prekey") {
-        let kind = [Kind::Signed, Kind::OneTimeKem, Kind::LastResortKem][case["prekey_kind"].as_u64().unwrap() as usize - 1];
+        let kind = [Kind::Signed, Kind::OneTimeKem, Kind::LastResortKem].into_iter().find(|k| case["prekey_kind"] == *k as u8).unwrap();
         let id = u32::try_from(case["id"].as_u64().unwrap()).unwrap();
         let created_ms = case["created"].as_u64().unwrap();
         let prekey = Prekey { kind, id, created_ms, key: bytes(&case["key"]), signature: array(&case["signature"]) };
