@@ -49,7 +49,9 @@ impl ApiError {
 #[must_use]
 pub fn retry(code: ErrorCode) -> Retry {
     match code {
-        ErrorCode::TokenExpired | ErrorCode::DeviceListConflict | ErrorCode::DevicesChanged | ErrorCode::ChallengeInvalid => Retry::Refresh,
+        ErrorCode::TokenExpired | ErrorCode::StaleStore | ErrorCode::DeviceListConflict | ErrorCode::DevicesChanged | ErrorCode::ChallengeInvalid => {
+            Retry::Refresh
+        }
         ErrorCode::RateLimited | ErrorCode::Overloaded | ErrorCode::StorageUnavailable | ErrorCode::Draining => Retry::After,
         ErrorCode::Internal | ErrorCode::EarlierRefused => Retry::Same,
         _ => Retry::Never,
@@ -181,5 +183,24 @@ mod tests {
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert!(response.headers().contains_key(header::RETRY_AFTER));
         }
+    }
+
+    /// Every row of the table of codes in docs/protocol.md that can come over REST.
+    #[test]
+    fn the_documentation_says_the_same() {
+        let page = include_str!("../../docs/protocol.md");
+        let rows = page.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+            let code = ErrorCode::from_str_name(cells.next()?.trim_end_matches('`'))?;
+            let (_number, status) = (cells.next()?, cells.next()?.parse::<u16>().ok()?);
+            Some((code, status, cells.next()?))
+        });
+        let mut checked = 0;
+        for (code, documented, hint) in rows {
+            assert_eq!(status(code).as_u16(), documented, "{}", code.as_str_name());
+            assert_eq!(format!("RETRY_{}", hint.to_uppercase()), retry(code).as_str_name(), "{}", code.as_str_name());
+            checked += 1;
+        }
+        assert!(checked > 20, "only {checked} rows were found");
     }
 }

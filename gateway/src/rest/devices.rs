@@ -8,7 +8,7 @@ use kith_chat_core::{
     domain::device_list::{self, VerifiedList},
 };
 use kith_proto::{
-    id::{AccountId, DeviceRef},
+    id::{AccountId, DeviceId, DeviceRef},
     rest::{DevicePrekeys, Devices, ErrorBody, History, OwnDevice, PublishListRequest, PublishedList, SignedStatement},
     v1::{self, ErrorCode, server_frame::Kind},
 };
@@ -55,15 +55,40 @@ pub(super) async fn publish(
     Caller(caller): Caller,
     Json(request): Json<PublishListRequest>,
 ) -> Result<Answer<PublishedList>, ApiError> {
+    publish_list(&state, caller, request, None).await
+}
+
+/// Revokes a device by the next version of the caller's list, which must not name it.
+#[utoipa::path(delete, path = "/v1/devices/{device}", tag = "devices", security(("access_token" = [])), params(("device" = DeviceId, Path)),
+    request_body = PublishListRequest,
+    responses((status = 200, body = PublishedList), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(super) async fn revoke(
+    State(state): State<Arc<AppState>>,
+    Caller(caller): Caller,
+    Segment(device): Segment<DeviceId>,
+    Json(request): Json<PublishListRequest>,
+) -> Result<Answer<PublishedList>, ApiError> {
+    publish_list(&state, caller, request, Some(device)).await
+}
+
+async fn publish_list(
+    state: &Arc<AppState>,
+    caller: DeviceRef,
+    request: PublishListRequest,
+    without: Option<DeviceId>,
+) -> Result<Answer<PublishedList>, ApiError> {
     state.limits.change(caller, state.clock.now_ms())?;
     let base = state.accounts.state(caller.account).await?.ok_or_else(revoked)?;
     let certificates = request.certificates.into_iter().map(convert::signed_certificate).collect();
     let list = device_list::next(&base, convert::signed(request.list), certificates)?;
+    if without.is_some_and(|gone| list.list().entries.iter().any(|(device, _)| *device == gone)) {
+        return Err(ApiError::new(ErrorCode::InvalidFrame, "the list names the device that is to go"));
+    }
     let new_devices = new_devices(&list, request.prekeys).await?;
     let version = list.list().version;
     let publication = Publication::new(base, None, list, new_devices)?;
     let revoked = state.accounts.publish(Some(caller), publication, state.clock.now_ms()).await?;
-    announce(&state, caller.account, version, &revoked);
+    announce(state, caller.account, version, &revoked);
     Ok(Answer(PublishedList { version }))
 }
 

@@ -46,7 +46,7 @@ pub fn router(state: Arc<AppState>) -> Router {
     // Made once; a document of this shape always serialises.
     let document: Arc<str> = openapi.to_json().expect("the OpenAPI document serialises").into();
     let rest = router
-        .route("/v1/openapi.json", get(move || operations::openapi(Arc::clone(&document))))
+        .route("/v1/openapi.json", get(move || async move { operations::openapi(&document) }))
         .fallback(|| async { ApiError::new(ErrorCode::NotFound, "no such path") })
         .method_not_allowed_fallback(|| async { ApiError::new(ErrorCode::MethodNotAllowed, "this path does not answer that method") })
         .layer(middleware::from_fn_with_state(Arc::clone(&state), guard::guard));
@@ -63,6 +63,7 @@ fn documented() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(users::find))
         .routes(routes!(devices::history))
         .routes(routes!(devices::publish))
+        .routes(routes!(devices::revoke))
         .routes(routes!(devices::leave))
         .routes(routes!(devices::list))
         .routes(routes!(keys::state, keys::upload))

@@ -53,8 +53,8 @@ pub(super) async fn metrics(State(state): State<Arc<AppState>>, From(peer): From
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response())
 }
 
-pub(super) async fn openapi(document: Arc<str>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()
+pub(super) fn openapi(document: &str) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document.to_owned()).into_response()
 }
 
 /// `/v1/ws`. Outside the guard: nothing is waited for, and the connection's task answers for what comes after.

@@ -18,7 +18,7 @@ async fn register(rig: &Rig, request: &RegisterRequest) -> Answer {
 
 #[tokio::test]
 async fn registers_and_looks_up() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let bob = rig.person("bob").await;
     let found = rig.get("/v1/users/BOB", Some(alice.token())).await.ok();
@@ -32,7 +32,7 @@ async fn registers_and_looks_up() {
 
 #[tokio::test]
 async fn the_same_registration_again_gives_fresh_tokens() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let again = rig.registration(&alice.owner, &alice.device, "alice").await;
     let answer = register(&rig, &again).await;
@@ -45,7 +45,7 @@ async fn the_same_registration_again_gives_fresh_tokens() {
 
 #[tokio::test]
 async fn a29_public_statements_register_nobody() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = Owner::new("alice");
     let device = alice.device("alice");
     let thief = SigningKey::from_bytes(&seed("thief"));
@@ -62,7 +62,7 @@ async fn a29_public_statements_register_nobody() {
 
 #[tokio::test]
 async fn a_name_is_given_once() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     rig.person("alice").await;
     let mallory = Owner::new("mallory");
     let device = mallory.device("mallory");
@@ -78,7 +78,7 @@ async fn a_name_is_given_once() {
 
 #[tokio::test]
 async fn a_race_for_a_name_has_one_winner() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut requests = Vec::new();
     for n in 0..8 {
         let owner = Owner::new(&format!("owner {n}"));
@@ -93,7 +93,7 @@ type Spoil = fn(&mut RegisterRequest, &Owner);
 
 #[tokio::test]
 async fn a4_a23_refuses_what_is_not_rightly_signed() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = Owner::new("alice");
     let device = alice.device("alice");
     let mallory = Owner::new("mallory");
@@ -143,7 +143,7 @@ async fn a4_a23_refuses_what_is_not_rightly_signed() {
 
 #[tokio::test]
 async fn a49_refuses_bodies_that_are_none() {
-    let rig = Rig::with(|c| c.http.max_body_bytes = 64 * 1024).await;
+    let rig = Rig::with(|c| c.http.max_body_bytes = 64 * 1024);
     let alice = Owner::new("alice");
     let good = serde_json::to_value(rig.registration(&alice, &alice.device("alice"), "alice").await).unwrap();
     let raw = |content_type: &str, body: &str| {
@@ -176,7 +176,7 @@ async fn a49_refuses_bodies_that_are_none() {
 
 #[tokio::test]
 async fn an_invite_code_registers_one_account() {
-    let rig = Rig::with(|c: &mut Config| c.registration.policy = RegistrationPolicy::Invite).await;
+    let rig = Rig::with(|c: &mut Config| c.registration.policy = RegistrationPolicy::Invite);
     let code = "ABCD-EFGH-JKMN-PQRS";
     rig.state.accounts.add_invites(vec![crate::invites::invite_hash(code)], NOW + 1_000, NOW).await.unwrap();
     let attempt = |name: &'static str, code: Option<&'static str>| {
@@ -197,7 +197,7 @@ async fn an_invite_code_registers_one_account() {
 
 #[tokio::test]
 async fn closed_is_closed() {
-    let rig = Rig::with(|c: &mut Config| c.registration.policy = RegistrationPolicy::Closed).await;
+    let rig = Rig::with(|c: &mut Config| c.registration.policy = RegistrationPolicy::Closed);
     let alice = Owner::new("alice");
     let request = rig.registration(&alice, &alice.device("alice"), "alice").await;
     register(&rig, &request).await.refused("REGISTRATION_CLOSED");
@@ -206,7 +206,7 @@ async fn closed_is_closed() {
 
 #[tokio::test]
 async fn the_recovery_key_replaces_a_lost_first_device() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut alice = rig.person("alice").await;
     let mallory = Owner::new("mallory");
     let path = format!("/v1/accounts/{}/rotate", alice.owner.account);
@@ -247,7 +247,7 @@ async fn rotation(rig: &Rig, after: &mut Owner, rotate: super::owner::Statement,
 
 #[tokio::test]
 async fn an_account_without_recovery_key_cannot_rotate() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut owner = Owner::with_recovery("alice", None);
     let device = owner.device("alice");
     let request = rig.registration(&owner, &device, "alice").await;

@@ -8,7 +8,7 @@ use super::{
 
 #[tokio::test]
 async fn publishes_and_revokes() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut alice = rig.person("alice").await;
     let (phone, laptop) = (alice.device.clone(), alice.owner.device("laptop"));
     assert_eq!(rig.publish(&mut alice, &[&phone, &laptop], &[&laptop]).await.ok()["version"], 2);
@@ -17,7 +17,12 @@ async fn publishes_and_revokes() {
     let devices = rig.get("/v1/devices", Some(&token)).await.ok();
     let own: Vec<_> = devices["devices"].as_array().unwrap().iter().map(|d| d["own"].as_bool().unwrap()).collect();
     assert_eq!((own.len(), own.iter().filter(|own| **own).count()), (2, 1));
-    rig.publish(&mut alice, &[&phone], &[]).await.ok();
+    let path = format!("/v1/devices/{}", laptop.at.device);
+    let mut attempt = alice.owner.clone();
+    let still_there = list_request(&mut attempt, &[&phone, &laptop], &[]);
+    rig.delete(&path, alice.token(), &still_there).await.refused("INVALID_FRAME");
+    let gone = list_request(&mut alice.owner, &[&phone], &[]);
+    rig.delete(&path, alice.token(), &gone).await.ok();
     rig.get("/v1/devices", Some(&token)).await.refused("DEVICE_REVOKED");
     rig.get("/v1/users/alice", Some(&token)).await.refused("DEVICE_REVOKED");
     rig.post("/v1/token/refresh", None, &json!({"refresh_token": tokens["refresh_token"]})).await.refused("UNAUTHENTICATED");
@@ -26,7 +31,7 @@ async fn publishes_and_revokes() {
 
 #[tokio::test]
 async fn a23_a_ghost_device_gets_on_no_list() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut alice = rig.person("alice").await;
     let (phone, ghost) = (alice.device.clone(), alice.owner.device("ghost"));
     let mallory = SigningKey::from_bytes(&[9; 32]);
@@ -65,7 +70,7 @@ async fn a23_a_ghost_device_gets_on_no_list() {
 
 #[tokio::test]
 async fn a_list_cannot_be_rolled_back_or_forked() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut alice = rig.person("alice").await;
     let phone = alice.device.clone();
     let first = alice.owner.hash;
@@ -91,7 +96,7 @@ async fn a_list_cannot_be_rolled_back_or_forked() {
 
 #[tokio::test]
 async fn a_device_keeps_its_keys_and_a_revoked_id_stays_revoked() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut alice = rig.person("alice").await;
     let (phone, laptop) = (alice.device.clone(), alice.owner.device("laptop"));
     let swapped = Device { at: phone.at, key: laptop.key.clone() };
@@ -105,7 +110,7 @@ async fn a_device_keeps_its_keys_and_a_revoked_id_stays_revoked() {
 
 #[tokio::test]
 async fn history_is_what_a_client_verifies() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut alice = rig.person("alice").await;
     let bob = rig.person("bob").await;
     let (phone, laptop) = (alice.device.clone(), alice.owner.device("laptop"));
@@ -128,7 +133,7 @@ async fn history_is_what_a_client_verifies() {
 
 #[tokio::test]
 async fn a_device_leaves_by_its_own_signature_only() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let mut alice = rig.person("alice").await;
     let (phone, laptop) = (alice.device.clone(), alice.owner.device("laptop"));
     rig.publish(&mut alice, &[&phone, &laptop], &[&laptop]).await.ok();

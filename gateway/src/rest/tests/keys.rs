@@ -16,7 +16,7 @@ async fn bundle(rig: &Rig, by: &Person, of: &Person) -> Value {
 
 #[tokio::test]
 async fn tops_up_with_new_ids_only() {
-    let rig = Rig::with(|c| c.prekeys.max_one_time = 5).await;
+    let rig = Rig::with(|c| c.prekeys.max_one_time = 5);
     let alice = rig.person("alice").await;
     let before = rig.get("/v1/keys", Some(alice.token())).await.ok();
     assert_eq!((&before["one_time"], &before["one_time_kem"], &before["highest_id"]), (&json!(2), &json!(2), &json!(6)));
@@ -37,7 +37,7 @@ async fn tops_up_with_new_ids_only() {
 
 #[tokio::test]
 async fn a4_a_prekey_of_another_device_or_kind_is_refused() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let bob = rig.person("bob").await;
     let uploads = [
@@ -55,7 +55,7 @@ async fn a4_a_prekey_of_another_device_or_kind_is_refused() {
 
 #[tokio::test]
 async fn a_long_upload_is_verified_too() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let mut upload = PrekeyUpload { one_time_kem: (10..60).map(|id| prekey(&alice.device, 2, id)).collect(), ..PrekeyUpload::default() };
     upload.one_time_kem[49].signature.0[3] ^= 1;
@@ -66,7 +66,7 @@ async fn a_long_upload_is_verified_too() {
 
 #[tokio::test]
 async fn a7_each_key_once_then_the_last_resort() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let bob = rig.person("bob").await;
     let bundles = futures_util::future::join_all((0..4).map(|_| bundle(&rig, &bob, &alice))).await;
@@ -84,7 +84,7 @@ async fn a7_each_key_once_then_the_last_resort() {
 
 #[tokio::test]
 async fn a7_pogo_one_requester_cannot_use_up_the_keys() {
-    let rig = Rig::with(|c| c.limits.one_time_pair_burst = 3).await;
+    let rig = Rig::with(|c| c.limits.one_time_pair_burst = 3);
     let alice = rig.person("alice").await;
     let mallory = rig.person("mallory").await;
     let bob = rig.person("bob").await;
@@ -101,7 +101,7 @@ async fn a7_pogo_one_requester_cannot_use_up_the_keys() {
 
 #[tokio::test]
 async fn a7_requests_for_bundles_are_limited() {
-    let rig = Rig::with(|c| (c.limits.bundles_account_burst, c.limits.bundles_account_per_minute) = (2, 1)).await;
+    let rig = Rig::with(|c| (c.limits.bundles_account_burst, c.limits.bundles_account_per_minute) = (2, 1));
     let alice = rig.person("alice").await;
     let bob = rig.person("bob").await;
     bundle(&rig, &bob, &alice).await;
@@ -116,7 +116,7 @@ async fn a7_requests_for_bundles_are_limited() {
 
 #[tokio::test]
 async fn bundles_are_for_those_who_are_logged_in() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let path = format!("/v1/accounts/{}/bundles", alice.owner.account);
     rig.post(&path, None, &json!({})).await.refused("UNAUTHENTICATED");

@@ -14,7 +14,7 @@ async fn attempt(rig: &Rig, device: &Device, proof: &LoginProof) -> Answer {
 
 #[tokio::test]
 async fn logs_in_and_refreshes() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let tokens = rig.login(&alice.device).await.ok();
     rig.get("/v1/devices", tokens["access_token"].as_str()).await.ok();
@@ -30,7 +30,7 @@ async fn logs_in_and_refreshes() {
 
 #[tokio::test]
 async fn a29_a_challenge_works_once() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let proof = rig.proof(&alice.device, ORIGIN).await;
     attempt(&rig, &alice.device, &proof).await.ok();
@@ -47,7 +47,7 @@ fn proof_twice(device: &Device, challenge: [u8; 32], expires_ms: u64) -> [LoginP
 
 #[tokio::test]
 async fn a29_a_challenge_ends_and_is_for_one_device() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let bob = rig.person("bob").await;
     let late = rig.proof(&alice.device, ORIGIN).await;
@@ -63,7 +63,7 @@ async fn a29_a_challenge_ends_and_is_for_one_device() {
 
 #[tokio::test]
 async fn a29_a_login_is_bound_to_the_origin() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     for origin in ["http://evil.example:7400", "https://127.0.0.1:7400", "http://127.0.0.1", "HTTP://127.0.0.1:7400", ""] {
         let proof = rig.proof(&alice.device, origin).await;
@@ -78,7 +78,7 @@ async fn a29_a_login_is_bound_to_the_origin() {
 
 #[tokio::test]
 async fn an_unknown_device_looks_like_a_wrong_signature() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let nobody = Owner::new("nobody").device("nobody");
     let unknown = rig.login(&nobody).await;
@@ -90,7 +90,7 @@ async fn an_unknown_device_looks_like_a_wrong_signature() {
 
 #[tokio::test]
 async fn forged_and_foreign_tokens_are_refused() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let other = crate::token::TokenKey::new([8; 32]).issue(alice.device.at, u64::MAX);
     for token in ["", "x", &other, &alice.token()[1..], alice.tokens.refresh_token.as_str()] {

@@ -18,7 +18,7 @@ use super::{
 
 #[tokio::test]
 async fn limits_are_published_with_what_is_left() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     let bucket = |body: &Value, name: &str| body["buckets"].as_array().unwrap().iter().find(|b| b["name"] == name).unwrap().clone();
     let anonymous = rig.get("/v1/limits", None).await.ok();
@@ -34,7 +34,7 @@ async fn limits_are_published_with_what_is_left() {
 
 #[tokio::test]
 async fn lookups_are_limited_and_refill() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     for _ in 0..30 {
         rig.get("/v1/users/nobody", Some(alice.token())).await.refused("NOT_FOUND");
@@ -50,8 +50,7 @@ async fn addresses_are_limited_but_not_this_machine() {
         c.http.trusted_proxies = vec!["10.0.0.0/8".to_owned()];
         (c.limits.login_address_burst, c.limits.login_address_per_minute) = (3, 60);
         (c.limits.register_address_burst, c.limits.register_address_per_minute) = (1, 60);
-    })
-    .await;
+    });
     let ask = json!({"account": Owner::new("alice").account, "device": "00000000000000000000000000000001"});
     for _ in 0..100 {
         rig.post_from("127.0.0.1", "/v1/login/challenge", None, &ask).await.ok();
@@ -83,7 +82,7 @@ async fn addresses_are_limited_but_not_this_machine() {
 
 #[tokio::test]
 async fn health_and_metrics() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let alice = rig.person("alice").await;
     rig.get(&format!("/v1/accounts/{}/devices", alice.owner.account), Some(alice.token())).await.ok();
     assert_eq!(rig.get("/healthz", None).await.ok(), "ok");
@@ -104,7 +103,7 @@ async fn health_and_metrics() {
 
 #[tokio::test]
 async fn the_openapi_document_holds_every_path() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let document = rig.get("/v1/openapi.json", None).await.ok();
     let paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
     let expected = [
@@ -118,6 +117,7 @@ async fn the_openapi_document_holds_every_path() {
         "/v1/devices",
         "/v1/devices/leave",
         "/v1/devices/list",
+        "/v1/devices/{device}",
         "/v1/keys",
         "/v1/limits",
         "/v1/login",
@@ -138,7 +138,7 @@ async fn the_openapi_document_holds_every_path() {
 
 #[tokio::test]
 async fn unknown_paths_and_methods() {
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     rig.get("/v1/nothing", None).await.refused("NOT_FOUND");
     rig.get("/v1/login", None).await.refused("METHOD_NOT_ALLOWED");
     let answer = rig.send_from("127.0.0.1", Request::get("/v1/ws").body(Body::empty()).unwrap()).await;
@@ -151,7 +151,7 @@ async fn unknown_paths_and_methods() {
 
 #[tokio::test]
 async fn a_panic_or_an_endless_request_is_one_failed_request() {
-    let rig = Rig::with(|c| c.http.request_timeout_ms = 100).await;
+    let rig = Rig::with(|c| c.http.request_timeout_ms = 100);
     async fn panics() -> &'static str {
         panic!("on purpose")
     }

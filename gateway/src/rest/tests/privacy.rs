@@ -50,7 +50,7 @@ impl Subscriber for Everything {
 async fn a40_logs_and_debug_output_hold_no_user_data() {
     let logged = Everything::default();
     tracing::subscriber::set_global_default(logged.clone()).unwrap();
-    let rig = Rig::new().await;
+    let rig = Rig::new();
     let canary = rig.person("canary-name-of-a-user").await;
     rig.login(&canary.device).await.ok();
     rig.post("/v1/token/refresh", None, &json!({"refresh_token": canary.tokens.refresh_token})).await.ok();

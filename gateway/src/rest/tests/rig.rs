@@ -97,11 +97,11 @@ impl Person {
 }
 
 impl Rig {
-    pub(super) async fn new() -> Self {
-        Self::with(|_| {}).await
+    pub(super) fn new() -> Self {
+        Self::with(|_| {})
     }
 
-    pub(super) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         change(&mut config);
         config.validate().unwrap();
@@ -173,6 +173,11 @@ impl Rig {
 
     pub(super) async fn post(&self, path: &str, token: Option<&str>, body: &impl serde::Serialize) -> Answer {
         self.post_from("127.0.0.1", path, token, body).await
+    }
+
+    pub(super) async fn delete(&self, path: &str, token: &str, body: &impl serde::Serialize) -> Answer {
+        let request = Request::delete(path).header(header::CONTENT_TYPE, "application/json").header(header::AUTHORIZATION, format!("Bearer {token}"));
+        self.send_from("127.0.0.1", request.body(Body::from(serde_json::to_vec(body).unwrap())).unwrap()).await
     }
 
     pub(super) async fn get(&self, path: &str, token: Option<&str>) -> Answer {
