@@ -25,7 +25,12 @@ use tokio::runtime;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
-#[command(name = "kith", version, about = "End-to-end-encrypted chat that you host yourself. Without a subcommand: serve", args_conflicts_with_subcommands = true)]
+#[command(
+    name = "kith",
+    version,
+    about = "End-to-end-encrypted chat that you host yourself. Without a subcommand: serve",
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

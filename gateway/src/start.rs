@@ -69,6 +69,9 @@ pub enum RunError {
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The task that accepts connections has ended by itself: a fault of the program.
+    #[error("the server has stopped accepting connections")]
+    NotAccepting,
 }
 
 /// Listens where the configuration says. Port 0 takes any that is free.
@@ -96,16 +99,21 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     raise_file_limit();
     let tls = if config.has_tls() { Some(tls::acceptor(&config.tls)?) } else { None };
     let running = Running::start(config, &listener).await?;
-    let server = Server::new(Arc::clone(&running.state), rest::router(Arc::clone(&running.state)), tls);
-    let accepting = tokio::spawn(server.clone().accept(listener));
+    let server = Arc::new(Server::new(Arc::clone(&running.state), rest::router(Arc::clone(&running.state)), tls));
+    let mut accepting = tokio::spawn(Arc::clone(&server).accept(listener));
     running.state.health.present("listener");
     tracing::info!("ready");
-    shutdown.cancelled().await;
-    tracing::info!("draining");
+    let asked = tokio::select! {
+        () = shutdown.cancelled() => true,
+        _ = &mut accepting => false,
+    };
+    if !asked {
+        running.state.health.fail();
+    }
+    tracing::info!(asked, "draining");
     running.stop(&server).await;
-    let _ = accepting.await;
     tracing::info!("stopped");
-    Ok(())
+    if asked { Ok(()) } else { Err(RunError::NotAccepting) }
 }
 
 /// Everything that was started and has to end.
@@ -246,12 +254,14 @@ async fn purge(state: Arc<AppState>) {
     }
 }
 
-/// Asks for a device that nobody has, which goes through the whole path of a look-up.
+/// Asks for a device that nobody has, and writes nothing: through the whole path of a look-up and of a change, at the cost of neither.
 async fn probe(state: Arc<AppState>) {
     let nobody = DeviceRef { account: AccountId([0; 16]), device: DeviceId([0; 16]) };
-    match timeout(PROBE_EVERY, state.accounts.signing_key(nobody)).await {
-        Ok(Ok(_)) => state.health.present("database"),
-        _ => state.health.absent("database"),
+    let asked = async { state.accounts.signing_key(nobody).await.is_ok() && state.accounts.seen(Vec::new()).await.is_ok() };
+    if timeout(PROBE_EVERY, asked).await.unwrap_or(false) {
+        state.health.present("database");
+    } else {
+        state.health.absent("database");
     }
 }
 

@@ -35,7 +35,8 @@ fn the_environment_is_above_the_file() {
 
 #[test]
 fn errors_name_the_key() {
-    let cases: [(&str, &[(&str, &str)], &str); 12] = [
+    type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+    let cases: [Case; 12] = [
         ("lisen = \"127.0.0.1:1\"", &[], "lisen"),
         ("[tokens]\naccess = 1", &[], "access"),
         ("", &[("KITH_LISEN", "x")], "KITH_LISEN"),

@@ -30,7 +30,6 @@ const MAX_HEADERS: usize = 64;
 const BREATHER: Duration = Duration::from_millis(50);
 
 /// What every connection needs.
-#[derive(Clone)]
 pub(crate) struct Server {
     state: Arc<AppState>,
     router: Router,
@@ -57,7 +56,7 @@ impl Server {
     }
 
     /// Accepts until told to stop.
-    pub(crate) async fn accept(self, listener: TcpListener) {
+    pub(crate) async fn accept(self: Arc<Self>, listener: TcpListener) {
         while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, address)) => self.admit(stream, address),
@@ -80,7 +79,7 @@ impl Server {
         }
     }
 
-    fn admit(&self, stream: TcpStream, address: SocketAddr) {
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let peer = Peer::direct(address.ip(), &self.state.trusted);
         // A proxy bounds its own clients.
         let exempt = peer.is_local || self.state.trusted.iter().any(|network| network.contains(peer.address));
@@ -88,7 +87,7 @@ impl Server {
             self.state.metrics.http_turned_away.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return;
         };
-        let server = self.clone();
+        let server = Arc::clone(self);
         self.connections.spawn(async move {
             server.state.metrics.http_connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             server.connection(stream, peer).await;
