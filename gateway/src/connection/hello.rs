@@ -23,7 +23,7 @@ impl Connection {
         }
         if hello.version == 0 {
             let message = "this server speaks version 1";
-            return self.refuse_hello(id, refusal::error(v1::ErrorCode::UnsupportedVersion, v1::Retry::Never, message), out);
+            return self.refuse_hello(id, refusal::error(v1::ErrorCode::UnsupportedVersion, message), out);
         }
         if hello.epoch == 0 || hello.epoch > i64::MAX as u64 {
             return self.refuse_hello(id, refusal::invalid("epoch is 0 or too large"), out);
@@ -87,7 +87,7 @@ impl Connection {
 
 pub(super) fn token_error(failure: &TokenError) -> v1::Error {
     match failure {
-        TokenError::Invalid => refusal::error(v1::ErrorCode::Unauthenticated, v1::Retry::Never, "the token is not valid"),
-        TokenError::Expired => refusal::error(v1::ErrorCode::TokenExpired, v1::Retry::Refresh, "the token has expired"),
+        TokenError::Invalid => refusal::error(v1::ErrorCode::Unauthenticated, "the token is not valid"),
+        TokenError::Expired => refusal::error(v1::ErrorCode::TokenExpired, "the token has expired"),
     }
 }

@@ -58,7 +58,7 @@ impl Connection {
         let conversation = conversation(&typing.conversation)?;
         let peer = AccountId::try_from(&typing.peer[..]).map_err(|_| refusal::invalid("peer is not 16 bytes"))?;
         if peer == me.account || conversation != ConversationId::direct(me.account, peer) {
-            return Err(refusal::error(v1::ErrorCode::NotAMember, v1::Retry::Never, "conversation is not the one of sender and peer"));
+            return Err(refusal::error(v1::ErrorCode::NotAMember, "conversation is not the one of sender and peer"));
         }
         if now.running_ms.saturating_sub(self.typing_since_ms) >= 1_000 {
             (self.typing_since_ms, self.typing_count) = (now.running_ms, 0);
@@ -110,7 +110,7 @@ impl Connection {
                 out.push(Action::TokenUntil(self.token_until_ms));
                 self.finish(id, Ok(()), out);
             }
-            Ok(_) => self.refuse(id, refusal::error(v1::ErrorCode::Unauthenticated, v1::Retry::Never, "the token is another device's"), out),
+            Ok(_) => self.refuse(id, refusal::error(v1::ErrorCode::Unauthenticated, "the token is another device's"), out),
             Err(failure) => self.refuse(id, token_error(&failure), out),
         }
     }

@@ -185,7 +185,7 @@ impl Parts {
         }
         if conversation != ConversationId::direct(rules.me.account, recipient) {
             let message = "conversation is not the one of sender and recipient";
-            return Err(refusal::error(v1::ErrorCode::NotAMember, v1::Retry::Never, message));
+            return Err(refusal::error(v1::ErrorCode::NotAMember, message));
         }
         if send.body.is_empty() || send.device_counter == 0 {
             return Err(refusal::invalid("body is empty or device_counter is 0"));
@@ -194,7 +194,7 @@ impl Parts {
         check_slices(&send.own_slices)?;
         let largest = send.slices.iter().chain(&send.own_slices).map(|s| s.data.len()).max().unwrap_or(0);
         if send.body.len() + largest + DELIVER_OVERHEAD > rules.max_frame_bytes {
-            return Err(refusal::error(v1::ErrorCode::TooLarge, v1::Retry::Never, "body and slice do not fit into a frame"));
+            return Err(refusal::error(v1::ErrorCode::TooLarge, "body and slice do not fit into a frame"));
         }
         Ok(Self { recipient, client_msg_id, send })
     }

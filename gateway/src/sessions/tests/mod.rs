@@ -1,5 +1,6 @@
 //! Many connections together, over a log in memory and under a paused clock.
 
+mod embedded;
 mod fake_log;
 mod rig;
 
