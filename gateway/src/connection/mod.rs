@@ -75,6 +75,8 @@ pub enum Input {
     Malformed(v1::ErrorCode),
     /// The first frame has not come in time.
     HelloOverdue,
+    /// The peer has ended its direction: nothing more comes, but what it asked for is finished.
+    PeerGone,
     /// The log has answered a send.
     Answer(Arc<Resolved>),
     /// The log's queue was full.
@@ -142,6 +144,7 @@ pub struct Connection {
     heard_ms: u64,
     busy: bool,
     draining: bool,
+    peer_gone: bool,
     text: bool,
     sends: Sends,
     flow: Flow,
@@ -164,6 +167,7 @@ impl Connection {
             heard_ms: now.running_ms,
             busy: false,
             draining: false,
+            peer_gone: false,
             text,
             sends: Sends::default(),
             flow: Flow::default(),
@@ -204,6 +208,7 @@ impl Connection {
             Input::Heard => self.heard_ms = now.running_ms,
             Input::Malformed(code) => self.goodbye(code, out),
             Input::HelloOverdue => self.hello_overdue(out),
+            Input::PeerGone => (self.draining, self.peer_gone) = (true, true),
             Input::Answer(message) => self.answer(&message, out),
             Input::Bounced(append) => self.bounced(&append, out),
             Input::Live(live) => out.push(Action::Send(Outgoing::Live(live))),
@@ -293,15 +298,17 @@ impl Connection {
         if self.is_closed() {
             return;
         }
-        if !self.busy {
-            if let Some(op) = self.next_op() {
-                self.busy = true;
-                out.push(Action::Run(op));
-            }
+        if !self.busy
+            && let Some(op) = self.next_op()
+        {
+            self.busy = true;
+            out.push(Action::Run(op));
         }
         let done = !self.busy && self.sends.unanswered() == 0;
-        if self.draining && done {
-            self.goodbye(v1::ErrorCode::Draining, out);
+        match self.draining && done {
+            true if self.peer_gone => self.close(NORMAL_CLOSURE, out),
+            true => self.goodbye(v1::ErrorCode::Draining, out),
+            false => {}
         }
     }
 
@@ -355,6 +362,9 @@ impl Connection {
         self.acks = Vec::new();
     }
 }
+
+/// RFC 6455 section 7.4.1.
+const NORMAL_CLOSURE: u16 = 1000;
 
 /// RFC 6455 section 7.4.1: going away, protocol error, message too big, policy violation.
 fn close_code(reason: v1::ErrorCode) -> u16 {

@@ -129,7 +129,7 @@ impl Connection {
             Done::Acknowledge { request, cursors, result } => self.acknowledged(request, cursors, result, out),
             Done::Plain { request, result } => self.finish(request, result, out),
             Done::Page { request, conversation, result } => {
-                self.answer_with(request, result, out, |room, page| Kind::Page(fit(room, conversation, page)))
+                self.answer_with(request, result, out, |room, page| Kind::Page(fit(room, conversation, page)));
             }
             Done::States { request, result } => self.answer_with(request, result, out, |_, states| {
                 Kind::Conversations(v1::Conversations { items: states.iter().map(standing).collect() })

@@ -22,6 +22,8 @@ const MAX_MUTUAL: usize = 200_000;
 const MAX_ITEMS: usize = 256;
 /// Conversations that have become mutual and wait to be told. Beyond them a client learns the watermarks when they move.
 const MAX_NEWLY_MUTUAL: usize = 10_000;
+/// Changes of presence that wait to be told. Beyond them watchers learn the next one.
+const MAX_PRESENCE: usize = 100_000;
 
 /// What waits to be pushed.
 #[derive(Debug, Default)]
@@ -72,8 +74,11 @@ impl Courier {
     }
 
     pub(super) fn presence(&self, change: Change) {
-        self.presence.lock().push(change);
-        self.work.notify_one();
+        let mut waiting = self.presence.lock();
+        if waiting.len() < MAX_PRESENCE {
+            waiting.push(change);
+            self.work.notify_one();
+        }
     }
 }
 

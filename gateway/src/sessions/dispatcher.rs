@@ -20,7 +20,7 @@ impl Sessions {
         while let Some(batch) = resolved.recv().await {
             let running_ms = self.now().running_ms;
             for (at, message) in batch.into_iter().enumerate() {
-                self.resolve(Arc::new(message), running_ms, &mut awake);
+                self.resolve(&Arc::new(message), running_ms, &mut awake);
                 if at % WAKE_EVERY == WAKE_EVERY - 1 {
                     wake(&mut awake);
                 }
@@ -29,14 +29,14 @@ impl Sessions {
         }
     }
 
-    fn resolve(&self, message: Arc<Resolved>, running_ms: u64, awake: &mut Vec<Arc<Session>>) {
+    fn resolve(&self, message: &Arc<Resolved>, running_ms: u64, awake: &mut Vec<Arc<Session>>) {
         self.counters.in_log.down();
         let append = &message.append;
         let (sender, recipient) = (append.sender, append.recipient);
         let Outcome::Accepted { duplicate, mutual, .. } = message.outcome else {
-            return self.answer(&message, awake);
+            return self.answer(message, awake);
         };
-        self.answer(&message, awake);
+        self.answer(message, awake);
         if mutual && !self.courier.knows_mutual(append.conversation) {
             self.courier.became_mutual(append.conversation, sender.account, recipient);
         }
@@ -50,9 +50,9 @@ impl Sessions {
         }
         for account in [recipient, sender.account] {
             if duplicate {
-                self.point_to_log(&account, &message);
+                self.point_to_log(&account, message);
             } else {
-                self.deliver(&account, &message, running_ms, awake);
+                self.deliver(&account, message, running_ms, awake);
             }
         }
     }

@@ -168,21 +168,28 @@ impl Sessions {
             // Not repeated: last seen is a courtesy, and the next disconnect tells it anew.
             let _ = self.presence.store.seen(&gone).await;
         }
-        let accounts: HashSet<AccountId> = changes.iter().map(|c| c.account).collect();
-        for account in accounts {
-            for watcher in self.presence.watchers(&account) {
-                if let Ok(presences) = self.visible(watcher.device().account, &[account]).await {
-                    self.push_to(&watcher, presences);
-                }
-            }
+        let changed: HashSet<AccountId> = changes.iter().map(|c| c.account).collect();
+        let told: Vec<_> =
+            changed.iter().flat_map(|account| self.presence.watchers(account).into_iter().map(|watcher| (*account, watcher))).collect();
+        if told.is_empty() {
+            return;
+        }
+        // One read for all of them: an account may have many watchers.
+        let asked: HashSet<AccountId> = told.iter().flat_map(|(account, watcher)| [*account, watcher.device().account]).collect();
+        let asked: Vec<_> = asked.into_iter().collect();
+        // Not repeated either: a client that asks again gets the current state.
+        let Ok(stored) = self.presence.store.presence(&asked).await else { return };
+        let stored: HashMap<_, _> = stored.into_iter().map(|s| (s.account, s)).collect();
+        for (account, watcher) in told {
+            let watcher_hides = stored.get(&watcher.device().account).is_some_and(|s| s.hidden);
+            let presence = self.shown(account, stored.get(&account), watcher_hides);
+            self.push_to(&watcher, presence);
         }
     }
 
-    fn push_to(&self, session: &Session, presences: Vec<v1::Presence>) {
-        for presence in presences {
-            if session.push(Kind::Presence(presence), self.inbox_limit()) {
-                session.wake();
-            }
+    fn push_to(&self, session: &Session, presence: v1::Presence) {
+        if session.push(Kind::Presence(presence), self.inbox_limit()) {
+            session.wake();
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Pump<S> {
     sample: Option<(u64, tokio::time::Instant)>,
     submitted: u64,
     read_over: bool,
+    /// The socket took nothing more when it was last asked.
+    blocked: bool,
     closing: bool,
     gone: bool,
     id: u64,
@@ -74,6 +76,7 @@ where
             sample: None,
             submitted: 0,
             read_over: false,
+            blocked: false,
             closing: false,
             gone: false,
             id,
@@ -223,9 +226,7 @@ where
                 }
                 None => {
                     self.read_over = true;
-                    self.closing = true;
-                    self.deadline = Some(Box::pin(tokio::time::sleep(CLOSE_WITHIN)));
-                    break;
+                    Input::PeerGone
                 }
             };
             self.handle(input, now, actions);
@@ -252,7 +253,9 @@ where
             self.handle(Input::HelloOverdue, now, actions);
         }
         let mut progress = 0;
-        match Pin::new(&mut self.socket).poll_ready(cx) {
+        let room = Pin::new(&mut self.socket).poll_ready(cx);
+        self.blocked = room.is_pending();
+        match room {
             Poll::Ready(Ok(())) => {
                 progress += u32::from(self.inbox(cx, now, actions));
                 progress += u32::from(self.operation(cx, now, actions));
@@ -261,7 +264,7 @@ where
             Poll::Ready(Err(_)) => self.gone = true,
             Poll::Pending => self.stalled(cx, now, actions),
         }
-        (!self.gone && !self.closing).then_some(progress)
+        (!self.closing).then_some(progress)
     }
 
     fn unregister(&mut self) {
@@ -283,23 +286,27 @@ where
         let mut actions = Vec::new();
         let mut frames = 0;
         while !this.closing {
-            match this.turn(cx, &mut actions) {
-                None if this.gone => {
-                    this.unregister();
-                    return Poll::Ready(());
-                }
-                None => break,
-                Some(0) => {
-                    let _ = Pin::new(&mut this.socket).poll_flush(cx).map(|flushed| this.gone |= flushed.is_err());
-                    if !this.gone {
-                        return Poll::Pending;
-                    }
-                }
-                Some(progress) => frames += progress,
+            let progress = this.turn(cx, &mut actions);
+            if this.gone {
+                this.unregister();
+                return Poll::Ready(());
+            }
+            let Some(progress) = progress else { break };
+            frames += progress;
+            if progress > 0 && frames < FRAMES_AT_ONCE {
+                continue;
+            }
+            // Nothing more to do, or others' turn.
+            let flushed = Pin::new(&mut this.socket).poll_flush(cx);
+            if matches!(flushed, Poll::Ready(Err(_))) {
+                this.unregister();
+                return Poll::Ready(());
             }
             if frames >= FRAMES_AT_ONCE {
-                let _ = Pin::new(&mut this.socket).poll_flush(cx).map(|flushed| this.gone |= flushed.is_err());
                 cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if !(this.blocked && flushed.is_ready()) {
                 return Poll::Pending;
             }
         }

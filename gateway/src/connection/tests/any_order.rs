@@ -157,6 +157,7 @@ impl World {
             Step::Signal(3) => self.input(Input::Signal(Signal::KeepAlive)),
             Step::Signal(4) => self.full = !self.full,
             Step::Signal(5) => self.input(Input::Signal(Signal::Cut(ErrorCode::Replaced))),
+            Step::Signal(6) => self.input(Input::PeerGone),
             Step::Signal(_) => self.input(Input::Heard),
             Step::Live => self.input(Input::Push(Box::new(Kind::KeysLow(v1::KeysLow::default())))),
             Step::Later(ms) => self.now.running_ms += u64::from(*ms),

@@ -111,7 +111,8 @@ fn constant_traffic_does_not_keep_a_connection_from_going_live() {
 
 #[test]
 fn sends_with_wrong_values_are_refused() {
-    let cases: [(&str, fn(&mut v1::Send), ErrorCode); 10] = [
+    type Change = fn(&mut v1::Send);
+    let cases: [(&str, Change, ErrorCode); 10] = [
         ("conversation length", |s| s.conversation = vec![0; 15].into(), ErrorCode::InvalidFrame),
         ("recipient length", |s| s.recipient = vec![0; 17].into(), ErrorCode::InvalidFrame),
         ("client_msg_id length", |s| s.client_msg_id = bytes::Bytes::new(), ErrorCode::InvalidFrame),
@@ -243,6 +244,17 @@ fn submitted(actions: Vec<Action>) -> Append {
         Some(Action::Submit(append)) => append,
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn what_a_client_said_before_it_left_is_finished() {
+    let mut connection = live();
+    let cursors = vec![v1::Cursor { conversation: vec![1; 16].into(), seq: 1 }];
+    let actions = handle(&mut connection, frame(0, client_frame::Kind::Ack(v1::Ack { cursors })));
+    assert!(matches!(&actions[..], [Action::Run(Op::Acknowledge { .. })]));
+    assert!(handle(&mut connection, Input::PeerGone).is_empty());
+    let done = Done::Acknowledge { request: 0, cursors: Vec::new(), result: Ok(()) };
+    assert!(matches!(handle(&mut connection, Input::Done(done))[..], [Action::Close(1000)]));
 }
 
 #[test]
