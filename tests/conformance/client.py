@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import threading
 import time
 import urllib.parse
 
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+import page
 import statements as st
 import wire
 from contract import Contract
@@ -31,7 +33,7 @@ def now_ms():
 
 
 class ApiError(Exception):
-    """A REST error. Making one checks that its body has the shape that the page gives."""
+    """A REST error. Making one checks that it is as section 8 of the page says: body, status, retry, header."""
 
     def __init__(self, answer):
         body = answer.json()
@@ -39,13 +41,36 @@ class ApiError(Exception):
         assert answer.headers["content-type"].startswith("application/json"), answer.headers
         assert set(body) >= {"code", "message", "retry"}, body
         self.code, self.retry, self.after_ms = body["code"], body["retry"], body.get("after_ms")
-        assert self.code in wire.ERROR and self.code != "ERROR_CODE_UNSPECIFIED", body
+        assert self.code in page.CODES, body
+        assert (self.status, self.retry) == (page.CODES[self.code].status, page.CODES[self.code].retry), (self.status, body)
         assert isinstance(body["message"], str) and body["message"], body
-        assert self.retry in ("never", "same", "after", "refresh"), body
         if self.retry == "after":
             assert self.after_ms > 0, body
             assert int(answer.headers["retry-after"]) * 1000 >= self.after_ms, (answer.headers, body)
         super().__init__(f"{self.status} {self.code} {self.retry} {body['message']}")
+
+
+# Some limits are per address of the caller. All of 127.0.0.0/8 is this machine, so that calls that are limited so come from ever new addresses there.
+PER_ADDRESS = ("/v1/accounts", "/v1/login", "/v1/login/challenge")
+CALLS_PER_ADDRESS = 10
+
+
+class Addresses:
+    """HTTP clients, each calling from an address of its own where the server is on loopback."""
+
+    def __init__(self):
+        self.lock, self.calls, self.http = threading.Lock(), 0, None
+        self.loopback = urllib.parse.urlsplit(SERVER).hostname == "127.0.0.1"
+
+    def client(self):
+        with self.lock:
+            if self.http is None or (self.loopback and self.calls % CALLS_PER_ADDRESS == 0):
+                number = self.calls // CALLS_PER_ADDRESS + 1
+                address = f"127.{1 + secrets.randbelow(250)}.{number // 250 % 250}.{number % 250 + 1}" if self.loopback else None
+                transport = httpx.HTTPTransport(local_address=address)
+                self.http = httpx.Client(base_url=SERVER, timeout=DEADLINE, trust_env=False, transport=transport)
+            self.calls += 1
+            return self.http
 
 
 class Rest:
@@ -53,7 +78,7 @@ class Rest:
 
     def __init__(self):
         self.http = httpx.Client(base_url=SERVER, timeout=DEADLINE, trust_env=False)
-        self.described = None
+        self.addresses, self.described = Addresses(), None
 
     def contract(self):
         if self.described is None:
@@ -61,7 +86,8 @@ class Rest:
         return self.described
 
     def raw(self, method, path, **how):
-        return self.http.request(method, path, **how)
+        http = self.addresses.client() if path in PER_ADDRESS else self.http
+        return http.request(method, path, **how)
 
     def call(self, method, path, body=None, token=None):
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
@@ -157,6 +183,10 @@ class Device:
             "one_time_kem": [self.signed_key(st.KIND_ONE_TIME_KEM) for _ in range(one_time_kem)],
         }
 
+    def prekeys_json(self, one_time=0, one_time_kem=0):
+        """First prekeys as publishing a list takes them."""
+        return {"device": self.id.hex(), "prekeys": self.first_prekeys(one_time, one_time_kem)}
+
     def proof(self, challenge=None, sign=None, signed_origin=None):
         challenge = challenge or REST.challenge(self.person.id, self.id)
         nonce, name = secrets.token_bytes(32), signed_origin or origin()
@@ -204,7 +234,7 @@ class Person:
     """An account: identity key, recovery key, devices, signed lists."""
 
     def __init__(self, username=None, recovery=True):
-        self.username = username or "u" + secrets.token_hex(8)
+        self.username = "u" + secrets.token_hex(8) if username is None else username
         self.aik = Ed25519PrivateKey.generate()
         self.recovery_key = Ed25519PrivateKey.generate() if recovery else None
         self.recovery = self.recovery_key.public_key().public_bytes_raw() if recovery else st.NO_KEY
@@ -255,8 +285,7 @@ class Person:
     def link(self, one_time=0, one_time_kem=0):
         """Links a further device and logs it in."""
         device = Device(self, self.version + 1)
-        prekeys = {"device": device.id.hex(), **device.first_prekeys(one_time, one_time_kem)}
-        self.publish([*self.devices, device], [prekeys])
+        self.publish([*self.devices, device], [device.prekeys_json(one_time, one_time_kem)])
         device.login()
         return device
 

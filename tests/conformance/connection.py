@@ -8,6 +8,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 from websockets.sync.client import ClientConnection, connect
 
+import page
 import wire
 from client import DEADLINE, SERVER
 
@@ -33,7 +34,8 @@ class Refused(Exception):
     def __init__(self, error):
         self.error, self.code = error, wire.ERROR_NAME[error.code]
         self.retry = {number: name for name, number in wire.RETRY.items()}[error.retry]
-        assert error.message and self.code != "ERROR_CODE_UNSPECIFIED" and self.retry != "RETRY_UNSPECIFIED", error
+        assert error.message, error
+        assert self.retry in ("RETRY_AFTER", "RETRY_" + page.CODES[self.code].retry.upper()), error
         assert (error.after_ms > 0) == (self.retry == "RETRY_AFTER"), error
         super().__init__(f"{self.code} {self.retry} {error.message}")
 
@@ -56,8 +58,8 @@ class Connection:
 
     def __init__(self, subprotocol=BINARY, **how):
         offered = how.pop("offered", [subprotocol])
-        plain = {"compression": None, "max_size": None, "max_queue": None, "ping_interval": None, "proxy": None}
-        self.ws = connect(ADDRESS, subprotocols=offered, open_timeout=DEADLINE, close_timeout=DEADLINE, **(plain | how))
+        plain = {"close_timeout": DEADLINE, "compression": None, "max_size": None, "max_queue": None, "ping_interval": None, "proxy": None, "legacy": True}
+        self.ws = connect(ADDRESS, subprotocols=offered, open_timeout=DEADLINE, **(plain | how))
         self.json = self.ws.subprotocol == JSON
         self.kept, self.goodbye, self.next_id, self.raw = collections.deque(), None, 1, []
 
@@ -137,6 +139,14 @@ class Connection:
     def send(self, send, restart=False):
         """Sends a message and gives its Accepted."""
         return self.answer(self.ask_send(send, restart))
+
+    def send_all(self, sends, window=32):
+        """Sends messages, some of them at a time under way; gives their Accepteds."""
+        out = []
+        for at in range(0, len(sends), window):
+            requests = [self.ask_send(send) for send in sends[at:at + window]]
+            out += [self.answer(request, 60) for request in requests]
+        return out
 
     def barrier(self):
         """Everything that the server had queued for this connection before has been read when this returns."""

@@ -22,12 +22,12 @@ class Contract:
         operation = self.operation(method, path)
         if operation is None:
             return
-        assert str(status) in operation["responses"], f"{method} {path}: status {status} is not described"
-        content = operation["responses"][str(status)].get("content", {}).get("application/json")
+        answers = operation["responses"]
+        answer = answers.get(str(status), answers.get(f"{status // 100}XX"))
+        assert answer is not None, f"{method} {path}: status {status} is not described"
+        content = answer.get("content", {}).get("application/json")
         if content is None:
+            assert body is None, f"{method} {path}: a body that is not described"
             return
-        self.validator(method, path, str(status)).validate(body)
-
-    def validator(self, method, path, status):
-        schema = self.operation(method, path)["responses"][status]["content"]["application/json"]["schema"]
-        return jsonschema.Draft202012Validator({**schema, "components": self.described.get("components", {})})
+        schema = {**content["schema"], "components": self.described.get("components", {})}
+        jsonschema.Draft202012Validator(schema).validate(body)

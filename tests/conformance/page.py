@@ -1,10 +1,30 @@
-"""The worked exchange of docs/protocol.md, section 9, read from the page."""
+"""What docs/protocol.md itself holds: the worked exchange of section 9 and the table of codes of section 8."""
 
 import pathlib
 import re
 from dataclasses import dataclass
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs/protocol.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+
+
+def section(number):
+    return TEXT.split(f"\n## {number}.")[1].split("\n## ")[0]
+
+
+@dataclass(frozen=True)
+class Code:
+    number: int
+    status: int | None  # of a REST answer
+    retry: str | None  # never, same, after, refresh; None for what comes in Goodbye only
+
+
+def _codes():
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (\d+) \| (\d+|–) \| (\w+|–) \|", section(8), re.M)
+    return {name: Code(int(number), None if status == "–" else int(status), None if retry == "–" else retry) for name, number, status, retry in rows}
+
+
+CODES = _codes()
 
 
 @dataclass(frozen=True)
@@ -19,8 +39,7 @@ class Step:
 
 
 def steps():
-    section = PAGE.read_text(encoding="utf-8").split("\n## 9.")[1]
-    block = section.split("```text\n")[1].split("```")[0]
+    block = section(9).split("```text\n")[1].split("```")[0]
     out = []
     for part in block.strip().split("\n\n"):
         title, *hexadecimal, text = part.split("\n")

@@ -99,6 +99,7 @@ def test_unknown_features_are_ignored(alice, dialled):
 
 @pytest.mark.parametrize("back", [0, 1])
 def test_stale_epoch(alice, dialled, opened, back):
+    alice.device.epoch = 7
     first = opened(alice.device)
     assert close_after_refusal(dialled(), device=alice.device, epoch=alice.device.epoch - back) == ("STALE_STORE", "RETRY_REFRESH")
     first.barrier()  # the older connection lives

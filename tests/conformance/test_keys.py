@@ -16,6 +16,11 @@ def bundle(asking, person, **body):
     return answer["bundles"]
 
 
+def has_one_time(one):
+    """The field is left out or null where there is no key."""
+    return one.get("one_time") is not None
+
+
 def check_signed(device, prekey, kind):
     key = unb64(prekey["key"])
     assert len(key) == (32 if kind == st.KIND_SIGNED else 1184)
@@ -38,7 +43,7 @@ def test_each_one_time_key_once_then_the_last_resort(alice):
     bob = Person().register(one_time=3, one_time_kem=2)
     got = [bundle(alice.device, bob)[0] for _ in range(4)]
     assert [one["kem_kind"] for one in got] == [2, 2, 3, 3]
-    assert ["one_time" in one for one in got] == [True, True, True, False]
+    assert [has_one_time(one) for one in got] == [True, True, True, False]
     assert len({one["kem"]["id"] for one in got[:2]}) == 2 and len({one["one_time"]["id"] for one in got[:3]}) == 3
     assert got[2]["kem"] == got[3]["kem"]
     check_signed(bob.device, got[2]["kem"], st.KIND_LAST_RESORT_KEM)
@@ -49,7 +54,7 @@ def test_once_among_several_at_the_same_time(alice):
     bob = Person().register(one_time=8, one_time_kem=8)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         got = [answer[0] for answer in pool.map(lambda _: bundle(alice.device, bob), range(10))]
-    one_time = [one["one_time"]["id"] for one in got if "one_time" in one]
+    one_time = [one["one_time"]["id"] for one in got if has_one_time(one)]
     kem = [one["kem"]["id"] for one in got if one["kem_kind"] == 2]
     assert len(one_time) == len(set(one_time)) and len(kem) == len(set(kem))
     assert len(one_time) <= 8 and len(kem) <= 8 and max(len(one_time), len(kem)) > 0
@@ -63,7 +68,7 @@ def test_fetching_too_often_is_limited(alice):
         if one["limited"]:
             break
     assert one["limited"], "a hundred bundles for one caller"
-    assert one["kem_kind"] == st.KIND_LAST_RESORT_KEM and "one_time" not in one
+    assert one["kem_kind"] == st.KIND_LAST_RESORT_KEM and not has_one_time(one)
     assert bob.device.get("/v1/keys")
 
 
@@ -72,7 +77,7 @@ def test_every_device_of_the_list(alice, bob):
     got = {one["device"]: one for one in bundle(alice.device, bob)}
     assert set(got) == {device.id.hex() for device in bob.devices}
     check_signed(second, got[second.id.hex()]["signed"], st.KIND_SIGNED)
-    assert "one_time" in got[second.id.hex()] and "one_time" not in got[bob.device.id.hex()]
+    assert has_one_time(got[second.id.hex()]) and not has_one_time(got[bob.device.id.hex()])
 
 
 def test_only_the_devices_asked_for(alice, bob):
@@ -82,7 +87,7 @@ def test_only_the_devices_asked_for(alice, bob):
 
 
 def test_of_nobody(alice):
-    with refused({"UNKNOWN_ACCOUNT", "NOT_FOUND"}, "never", 404):
+    with refused("UNKNOWN_ACCOUNT"):
         alice.device.post(f"/v1/accounts/{Person().id.hex()}/bundles", {})
 
 
@@ -95,7 +100,7 @@ def test_top_up(alice, bob):
     device = bob.device
     device.post("/v1/keys", {"one_time": [device.one_time_key()], "one_time_kem": [device.signed_key(st.KIND_ONE_TIME_KEM)]})
     (one,) = bundle(alice.device, bob)
-    assert one["kem_kind"] == 2 and "one_time" in one
+    assert one["kem_kind"] == 2 and has_one_time(one)
     check_signed(device, one["kem"], st.KIND_ONE_TIME_KEM)
 
 
@@ -137,13 +142,13 @@ def test_a_refused_top_up_takes_nothing(alice, bob):
     device = bob.device
     with refused("PREKEY_INVALID"):
         device.post("/v1/keys", {"one_time": [device.one_time_key(70), device.one_time_key(1)]})
-    assert "one_time" not in bundle(alice.device, bob)[0]
+    assert not has_one_time(bundle(alice.device, bob)[0])
 
 
 def test_a_foreign_signature(bob, stranger):
     device = bob.device
     theirs = stranger.device.signed_key(st.KIND_SIGNED, 80)
-    with refused({"SIGNATURE_INVALID", "PREKEY_INVALID"}):
+    with refused("SIGNATURE_INVALID"):
         device.post("/v1/keys", {"signed": theirs})
 
 
@@ -151,7 +156,7 @@ def test_a_foreign_signature(bob, stranger):
 def test_unused_ones_are_capped(bob, which):
     device = bob.device
     make = device.one_time_key if which == "one_time" else lambda: device.signed_key(st.KIND_ONE_TIME_KEM)
-    with refused({"PREKEY_LIMIT", "INVALID_FRAME", "TOO_LARGE"}):
+    with refused("PREKEY_LIMIT"):
         for _ in range(20):
             device.post("/v1/keys", {which: [make() for _ in range(50)]})
 

@@ -64,7 +64,7 @@ def test_read_does_not_go_back_nor_beyond_the_head(acquainted, alice, bob):
     a, b, conversation = acquainted
     b.request("read", conversation=conversation, seq=2)
     b.request("read", conversation=conversation, seq=1)
-    with refused({"ACK_BEYOND_HEAD", "INVALID_FRAME"}):
+    with refused("ACK_BEYOND_HEAD"):
         b.request("read", conversation=conversation, seq=3)
     (state,) = b.request("get_conversations", conversations=[conversation]).items
     assert state.own_read == 2

@@ -15,8 +15,10 @@ def gather(c, conversation, head, deadline=60):
             got = c.push("deliver", lambda d: d.conversation == conversation, 0.3)
             early[got.seq] = got
         except TimeoutError:
-            for got in c.request("page", conversation=conversation, after_seq=len(out), limit=50).entries:
-                early[got.seq] = got
+            after = len(out)
+            while entries := c.request("page", conversation=conversation, after_seq=after, limit=50).entries:
+                early |= {got.seq: got for got in entries}
+                after = entries[-1].seq
         while len(out) + 1 in early:
             out.append(early.pop(len(out) + 1))
     return out
@@ -36,7 +38,7 @@ def test_a_slow_reader_loses_nothing(alice, bob, opened):
 
 
 def test_a_slow_reader_holds_up_nobody(alice, bob, stranger, opened):
-    a, _, s = opened(alice.device), opened(bob.device, max_queue=1), opened(stranger.device)
+    a, _, s = opened(alice.device), opened(bob.device, max_queue=1, close_timeout=0.1), opened(stranger.device)
     for _ in range(100):
         a.send(alice.device.compose(bob, body=secrets.token_bytes(30_000)))
     send = alice.device.compose(stranger)

@@ -49,12 +49,12 @@ def test_other_logins_live_on(rest, alice):
 
 @pytest.mark.parametrize("token", ["", "x", "A" * 43, "A" * 5000])
 def test_no_refresh_token(rest, token):
-    with refused({"UNAUTHENTICATED", "INVALID_FRAME"}):
+    with refused("UNAUTHENTICATED"):
         refresh(rest, token)
 
 
 def test_an_access_token_refreshes_nothing(rest, alice):
-    with refused({"UNAUTHENTICATED", "INVALID_FRAME"}):
+    with refused("UNAUTHENTICATED"):
         refresh(rest, alice.device.token)
 
 
@@ -65,7 +65,6 @@ def test_a_refresh_token_gives_no_access(rest, alice):
 
 def forgeries(token):
     """Tokens that look like the real one."""
-    yield ""
     yield token[:-1]
     yield token + "A"
     yield token.swapcase()
@@ -78,7 +77,7 @@ def forgeries(token):
 def test_forged_access_tokens(rest, alice):
     tried = 0
     for forged in forgeries(alice.device.token):
-        with refused({"UNAUTHENTICATED"}, "never", 401):
+        with refused("UNAUTHENTICATED"):
             rest.get("/v1/devices", forged)
         tried += 1
     assert tried > 8
@@ -101,7 +100,7 @@ def test_tokens_of_a_revoked_device_end_at_once(rest, alice):
     second = alice.link()
     second.get("/v1/devices")
     alice.publish([alice.device])
-    with refused({"DEVICE_REVOKED", "UNAUTHENTICATED"}):
+    with refused("DEVICE_REVOKED"):
         second.get("/v1/devices")
     with refused({"DEVICE_REVOKED", "UNAUTHENTICATED"}):
         refresh(rest, second.tokens["refresh_token"])
