@@ -6,7 +6,7 @@ import pytest
 
 import connection
 import statements as st
-from client import Device, Person, fetch_verified, now_ms
+from client import REST, Device, Person, fetch_verified, now_ms
 from connection import Refused
 from refusal import refused
 from wire import b64, unb64
@@ -164,8 +164,6 @@ def test_a_revoked_device_is_cut(bob, opened):
 
 
 def test_delete_names_the_device(alice, bob):
-    from client import REST
-
     second = bob.link()
     signed = bob.sign_list([bob.device])
     body = {"list": signed, "certificates": [], "prekeys": []}

@@ -5,9 +5,10 @@ import secrets
 import pytest
 
 import statements as st
-from client import Device, Person
+from client import Person
 from connection import Refused
 from refusal import refused
+from wire import b64
 
 
 def test_a_retry_gives_the_original_answer(talk, alice, bob):
@@ -147,8 +148,6 @@ def test_devices_changed_of_the_sender(talk, alice, bob):
 
 
 def test_a_left_device_gets_no_slice(talk, alice, bob):
-    from wire import b64
-
     a, _, _ = talk
     second = bob.link()
     signed = st.leave_string(bob.id, second.id, bob.version)
@@ -282,4 +281,3 @@ def test_a_device_on_no_list_can_not_send(alice, bob, opened):
     c = opened(second)
     alice.publish([alice.device])
     assert c.ended().reason == "DEVICE_REVOKED"
-    assert isinstance(second, Device)

@@ -10,6 +10,7 @@ import statements as st
 import wire
 from client import DEADLINE, Person
 from connection import BINARY, JSON, online
+from refusal import refused
 
 STEPS = page.steps()
 ALICE, BOB = bytes([0xA1]) * 16, bytes([0xB0]) * 16
@@ -117,15 +118,12 @@ def test_the_error_of_the_page(talk, alice, bob):
     a.close()
     for subprotocol in (BINARY, JSON):
         with online(alice.device, subprotocol) as c:
-            bad = wire.Send()
-            bad.CopyFrom(alice.device.compose(bob))
+            bad = alice.device.compose(bob)
             del bad.slices[:]
-            c.answer_of = c.ask_send(bad)
-            refusal = c.first(lambda frame: frame.id == c.answer_of).error
-            assert wire.ERROR_NAME[refusal.code] == "DEVICES_CHANGED"
-            c.next_id = 2
+            with refused("DEVICES_CHANGED"):
+                c.send(bad)
             request = c.ask_send(bad)
             c.first(lambda frame: frame.id == request)
             frame = frame_of(STEPS[7])
-            frame.error.message = server_frame(c.raw[-1]).error.message
-            assert request == 3 and server_frame(c.raw[-1]) == frame
+            frame.id, frame.error.message = request, server_frame(c.raw[-1]).error.message
+            assert server_frame(c.raw[-1]) == frame
