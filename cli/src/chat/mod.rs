@@ -14,13 +14,14 @@ mod screen;
 mod wording;
 
 use std::{
-    io::{IsTerminal as _, stdin, stdout},
+    io::{IsTerminal as _, stderr, stdin, stdout},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
 
 use clap::Args;
+use tracing_subscriber::EnvFilter;
 
 /// What the two modes leave when they end.
 const PLAIN_HELP: &str = "\
@@ -97,10 +98,18 @@ pub(crate) struct ChatArgs {
 /// If the folder cannot be opened, or registering fails.
 pub(crate) async fn run(args: ChatArgs) -> anyhow::Result<ExitCode> {
     if args.plain || !stdin().is_terminal() || !stdout().is_terminal() {
+        log_to_stderr();
         let client = enter::plain(&args).await?;
         return plain::run(client, &args.home, args.follow, Duration::from_secs(args.wait)).await;
     }
     let client = enter::asking(&args).await?;
     screen::run(client, &args.server).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Only if it is asked for by `RUST_LOG`: standard error belongs to whoever runs the script.
+fn log_to_stderr() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_writer(stderr).init();
+    }
 }
