@@ -4,6 +4,7 @@ mod terminal;
 mod wishes;
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,6 +25,8 @@ use super::{
 };
 use terminal::Screen;
 
+/// Keys that may wait to be taken.
+const KEYS: usize = 256;
 /// Answers that may wait to be taken.
 const ANSWERS: usize = 64;
 /// Calls to the SDK that may be under way beside the texts.
@@ -37,7 +40,7 @@ const EVENTS_PER_DRAWING: usize = 200;
 
 /// The client's streams.
 struct Sources {
-    keys: EventStream,
+    keys: mpsc::Receiver<io::Result<TerminalEvent>>,
     connection: Subscription<ConnectionState>,
     conversations: Subscription<Arc<[Conversation]>>,
     typing: Subscription<Arc<[Typing]>>,
@@ -62,8 +65,11 @@ struct Hands {
 /// If the terminal fails.
 pub(super) async fn run(client: Client, server: &str) -> anyhow::Result<()> {
     let (sender, answers) = mpsc::channel(ANSWERS);
+    let (keys_sender, keys) = mpsc::channel(KEYS);
+    let mut reading = JoinSet::new();
+    reading.spawn(read_keys(keys_sender));
     let mut sources = Sources {
-        keys: EventStream::new(),
+        keys,
         connection: client.connection(),
         conversations: client.conversations(),
         typing: client.typing(),
@@ -80,9 +86,20 @@ pub(super) async fn run(client: Client, server: &str) -> anyhow::Result<()> {
     let shown = show(&mut app, &mut sources, &mut hands, &mut screen).await;
     drop(screen);
     drop((hands, sources));
+    reading.shutdown().await;
     let _ = timeout(LAST_TEXTS, sending).await;
     client.shutdown().await;
     shown
+}
+
+/// Reads the terminal in a task of its own: its stream remembers only the first who waited for it, so it must not be asked by several in turn.
+async fn read_keys(keys: mpsc::Sender<io::Result<TerminalEvent>>) {
+    let mut events = EventStream::new();
+    while let Some(event) = events.next().await {
+        if keys.send(event).await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn send_texts(client: Client, mut entered: mpsc::Receiver<(ConversationId, String)>, answers: mpsc::Sender<Event>) {
@@ -135,7 +152,7 @@ async fn next(sources: &mut Sources) -> anyhow::Result<Option<Event>> {
         }
     };
     Ok(tokio::select! {
-        key = sources.keys.next() => match key {
+        key = sources.keys.recv() => match key {
             Some(event) => terminal_event(event?),
             None => anyhow::bail!("the terminal is gone"),
         },

@@ -35,7 +35,7 @@ struct Columns {
 pub(super) fn draw(frame: &mut Frame<'_>, app: &App, area: Rect) -> Drawn {
     let area = area.inner(Margin { horizontal: 1, vertical: 0 });
     let Some(conversation) = app.conversation() else {
-        frame.render_widget(Paragraph::new(welcome(app)), area);
+        frame.render_widget(Paragraph::new(welcome(app, usize::from(area.width))), area);
         return Drawn { rows: 0, height: usize::from(area.height) };
     };
     let lines = lines(app, conversation, usize::from(area.width));
@@ -49,17 +49,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &App, area: Rect) -> Drawn {
     Drawn { rows, height }
 }
 
-fn welcome(app: &App) -> Vec<Line<'static>> {
+fn welcome(app: &App, width: usize) -> Vec<Line<'static>> {
     let me = harmless::one_line(&app.me.username);
-    vec![
-        Line::default(),
-        Line::styled(format!("  Hello {me}."), BOLD),
-        Line::default(),
-        Line::raw("  /new NAME begins a conversation; others reach you by your name."),
-        Line::raw("  /help shows everything else."),
-        Line::default(),
-        Line::styled("  What you write is encrypted here for the devices of the one you write to.", DIM),
-    ]
+    let paragraphs = [
+        (format!("Hello {me}."), BOLD),
+        ("/new NAME begins a conversation. Others reach you by your name.".to_owned(), Style::new()),
+        ("/help shows everything else.".to_owned(), Style::new()),
+        ("What you write is encrypted here, for the devices of the one you write to.".to_owned(), DIM),
+    ];
+    let lines = paragraphs.into_iter().flat_map(|(text, style)| {
+        let rows = wrap::rows(&text, width).into_iter().map(move |row| Line::styled(row, style));
+        std::iter::once(Line::default()).chain(rows)
+    });
+    lines.collect()
 }
 
 fn lines<'a>(app: &App, conversation: &Conversation, width: usize) -> Vec<Line<'a>> {

@@ -63,7 +63,7 @@ fn second_line<'a>(app: &App, conversation: &Conversation, width: usize) -> Line
         ("typing…".to_owned(), ACCENT)
     } else if conversation.blocked.is_some() {
         ("held back: see there".to_owned(), WARNING)
-    } else if !conversation.accepted {
+    } else if !conversation.accepted && conversation.head > 0 {
         ("wants to chat".to_owned(), WARNING)
     } else {
         (app.preview(conversation.id).to_owned(), DIM)
