@@ -34,6 +34,8 @@ mod engine;
 mod error;
 mod fault;
 mod ids;
+#[doc(hidden)]
+pub mod measure;
 mod model;
 mod server;
 mod start;

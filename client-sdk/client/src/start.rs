@@ -35,6 +35,11 @@ pub(crate) fn is_registered(home: &Path) -> bool {
     store::exists(home) && home.join("registered").exists()
 }
 
+/// Leaves the mark by which the folder is known, unopened, as that of an account. The store itself is the truth.
+fn mark_registered(home: &Path) -> Result<(), OpenError> {
+    std::fs::write(home.join("registered"), b"").map_err(|error| OpenError::Storage(error.to_string()))
+}
+
 /// `scheme://host:port` as it is signed. Only http and https: the WebSocket is beside them.
 fn origin(server_url: &str) -> Result<Origin, OpenError> {
     let origin = Origin::parse(server_url).map_err(|_| OpenError::BadAddress)?;
@@ -80,6 +85,7 @@ pub(crate) async fn register(builder: ClientBuilder, registration: Registration)
     .await?;
     let Prepared { me, keys, upload, recovery } = prepared;
     if me.registered {
+        mark_registered(&builder.home)?;
         return Err(RegisterError::AlreadyRegistered);
     }
     let account = AccountId(id("account", &me.account)?);
@@ -87,7 +93,7 @@ pub(crate) async fn register(builder: ClientBuilder, registration: Registration)
     let request = registration_request(&me, registration, upload)?;
     server.register(|proof| RegisterRequest { proof, ..request }).await?;
     let store = on_a_thread(move || confirm(store)).await?;
-    std::fs::write(builder.home.join("registered"), b"").map_err(|error| OpenError::Storage(error.to_string()))?;
+    mark_registered(&builder.home)?;
     let client = run(builder, store, dialled, Some(server)).await?;
     Ok(Registered { client, recovery })
 }

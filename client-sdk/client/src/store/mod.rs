@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_VERSION: i64 = 1;
 const DATABASE: &str = "store.db";
-/// Appears once the store is whole: a crash while it was made leaves no half store behind that would look like one.
+/// Held by the process that has the store open.
 const LOCK: &str = "store.lock";
 
 /// Why the store could not do something. Nothing of the transaction remains.
@@ -236,3 +236,6 @@ fn lock(home: &Path) -> Result<File, OpenError> {
         Err(TryLockError::Error(error)) => Err(storage(error)),
     }
 }
+
+#[cfg(test)]
+mod tests;
