@@ -279,6 +279,7 @@ mod tests {
         socket.get_ref().get_ref().clone()
     }
 
+    #[expect(clippy::result_large_err, reason = "tungstenite's own type")]
     fn upgrade(_: &Request, mut response: Response) -> Result<Response, tokio_tungstenite::tungstenite::handshake::server::ErrorResponse> {
         response.headers_mut().insert("sec-websocket-protocol", kith_proto::SUBPROTOCOL_BINARY.parse().unwrap());
         Ok(response)
@@ -288,7 +289,6 @@ mod tests {
     async fn serve(listener: TcpListener, piece: usize) -> Vec<Message> {
         use futures_util::StreamExt as _;
         let (stream, _) = listener.accept().await.unwrap();
-        #[expect(clippy::result_large_err, reason = "tungstenite's own type")]
         let mut socket = tokio_tungstenite::accept_hdr_async(stream, upgrade).await.unwrap();
         let mut got = vec![socket.next().await.unwrap().unwrap()];
         let limits = v1::Limits { max_frame_bytes: 1000, ..Default::default() };
@@ -355,7 +355,7 @@ mod tests {
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await.unwrap();
-            stream.read(&mut [0; 1024]).await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
         });
         let error = Link::open(&Endpoint { address, host: address.to_string() }, 0).await.unwrap_err();
         assert_eq!(error.to_string(), "the server refused the WebSocket: HTTP/1.1 503 Service Unavailable");
