@@ -55,6 +55,17 @@ impl Flow {
         }
     }
 
+    /// Takes over what the log knows of the cursors. A conversation that is not listed is acknowledged.
+    fn reconcile(&mut self, behind: &[Behind]) {
+        if self.sent.is_empty() {
+            return;
+        }
+        let cursors: HashMap<_, _> = behind.iter().map(|b| (b.conversation, b.cursor)).collect();
+        for conversation in self.sent.keys().copied().collect::<Vec<_>>() {
+            self.acknowledged(conversation, cursors.get(&conversation).copied().unwrap_or(u64::MAX));
+        }
+    }
+
     fn sent_up_to(&self, conversation: &ConversationId) -> u64 {
         self.sent.get(conversation).map_or(0, |s| s.up_to)
     }
@@ -152,8 +163,21 @@ impl CatchUp {
         }
     }
 
+    /// A cursor moved: what the device has stored already is not sent again.
+    pub(super) fn acknowledged(&mut self, conversation: ConversationId, seq: u64) {
+        self.todo.iter_mut().filter(|b| b.conversation == conversation).for_each(|b| b.cursor = b.cursor.max(seq));
+    }
+
+    /// The window has been full since the last look: the device may have acknowledged elsewhere, over a connection that this one has replaced.
+    pub(super) fn look_again(&mut self, flow: &Flow, settings: &SessionSettings) {
+        if self.step == Step::Paging && flow.room(settings).is_none() {
+            self.step = Step::Heads;
+        }
+    }
+
     /// The heads are known.
-    pub(super) fn heads(&mut self, behind: Vec<Behind>, flow: &Flow) -> Progress {
+    pub(super) fn heads(&mut self, behind: Vec<Behind>, flow: &mut Flow) -> Progress {
+        flow.reconcile(&behind);
         self.todo = behind.into();
         self.todo.retain_mut(|b| {
             b.cursor = b.cursor.max(flow.sent_up_to(&b.conversation));

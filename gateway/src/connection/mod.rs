@@ -290,6 +290,11 @@ impl Connection {
         if u128::from(silent_ms) >= 2 * self.shared.settings.keep_alive.as_millis() {
             return self.goodbye(v1::ErrorCode::TooSlow, out);
         }
+        if let State::CatchingUp(catch_up) = &mut self.state
+            && !self.busy
+        {
+            catch_up.look_again(&self.flow, &self.shared.settings);
+        }
         out.push(Action::Send(Outgoing::Ping));
     }
 

@@ -167,7 +167,12 @@ impl Connection {
 
     fn acknowledged(&mut self, request: u64, cursors: Vec<(ConversationId, u64)>, result: Result<(), LogError>, out: &mut Vec<Action>) {
         match &result {
-            Ok(()) => cursors.iter().for_each(|(conversation, seq)| self.flow.acknowledged(*conversation, *seq)),
+            Ok(()) => {
+                for (conversation, seq) in &cursors {
+                    self.flow.acknowledged(*conversation, *seq);
+                    self.catching_up(|c, _| c.acknowledged(*conversation, *seq));
+                }
+            }
             // Merged notices must not spoil one another: each cursor is tried by itself.
             Err(LogError::NotAMember | LogError::BeyondHead) if request == 0 && cursors.len() > 1 => {
                 self.waiting.extend(cursors.into_iter().map(|cursor| Op::Acknowledge { request: 0, cursors: vec![cursor] }));

@@ -26,6 +26,11 @@ use crate::connection::Outgoing;
 
 /// What is read at one time.
 const READ_AT_ONCE: usize = 64 * 1024;
+/// What came in one read is kept as a whole for as long as any frame of it is. From this size on a frame that is a small part of it is copied out: queues
+/// and inboxes count a message by its own length.
+const SHARED_AT_MOST: usize = 4 * 1024;
+/// A small part is less than one in so many.
+const SMALL_PART: usize = 8;
 /// With more waiting to be written, nothing more is asked for.
 const HIGH_WATER: usize = 128 * 1024;
 /// Largest buffer that goes back to the pool.
@@ -73,6 +78,8 @@ pub struct WebSocket<T> {
     codec: Codec,
     max_message: usize,
     incoming: BytesMut,
+    /// Bytes of memory that frames taken out of `incoming` hold on to.
+    shared: usize,
     header: Option<(FrameHeader, usize)>,
     fragments: Option<Box<Fragments>>,
     outgoing: Vec<u8>,
@@ -98,6 +105,7 @@ impl<T> WebSocket<T> {
             codec,
             max_message,
             incoming: BytesMut::new(),
+            shared: 0,
             header: None,
             fragments: None,
             outgoing: Vec::new(),
@@ -158,6 +166,9 @@ impl<T> WebSocket<T> {
         }
         let Some((header, len)) = self.header.take() else { return Ok(None) };
         let mut payload = if self.incoming.len() == len { std::mem::take(&mut self.incoming) } else { self.incoming.split_to(len) };
+        if self.shared > SHARED_AT_MOST && len < self.shared / SMALL_PART {
+            payload = BytesMut::from(&payload[..]);
+        }
         if let Some(mask) = header.mask {
             unmask(&mut payload, mask);
         }
@@ -238,6 +249,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
             let read = buffer.filled();
             // Memory grows with what has come, not with what a header announces.
             self.incoming.extend_from_slice(read);
+            self.shared = self.incoming.capacity();
             Poll::Ready(Ok(!read.is_empty()))
         })
     }
