@@ -1,4 +1,4 @@
-//! Watermarks, gathered for some milliseconds and pushed to the other member's live devices: a receipt per message would cost as much as the message.
+//! Watermarks and presence, gathered for some milliseconds and pushed to the other member's live devices: a receipt per message would cost as much as the message.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,6 +33,7 @@ pub(super) struct Courier {
     mutual: Mutex<HashSet<ConversationId>>,
     presence: Mutex<Vec<Change>>,
     work: Notify,
+    presence_work: Notify,
 }
 
 impl Courier {
@@ -77,7 +78,7 @@ impl Courier {
         let mut waiting = self.presence.lock();
         if waiting.len() < MAX_PRESENCE {
             waiting.push(change);
-            self.work.notify_one();
+            self.presence_work.notify_one();
         }
     }
 }
@@ -92,6 +93,14 @@ impl Sessions {
             self.push_moved(moved.into_values());
             let mutual = std::mem::take(&mut *self.courier.newly_mutual.lock());
             self.push_first_watermarks(&mutual).await;
+        }
+    }
+
+    /// The same for presence, by itself: it asks the accounts, and ticks must not wait for them.
+    pub(super) async fn carry_presence(self: Arc<Self>) {
+        loop {
+            self.courier.presence_work.notified().await;
+            tokio::time::sleep(self.shared.settings.receipts_every).await;
             let changes = std::mem::take(&mut *self.courier.presence.lock());
             self.push_presence(changes).await;
         }
@@ -128,7 +137,7 @@ impl Sessions {
         }
         for (device, conversations) in by_device {
             // A failure is not repeated: the watermarks are told again when they move, and a client can ask.
-            let Ok(states) = self.log.states(device, &conversations).await else { continue };
+            let Ok(states) = self.within(self.log.states(device, &conversations)).await else { continue };
             let seen = states.iter().filter(|s| s.mutual && (s.peer_delivered > 0 || s.peer_read > 0));
             let items: Vec<_> = seen
                 .map(|s| v1::Watermark {

@@ -69,7 +69,7 @@ impl Sessions {
         Ok(())
     }
 
-    async fn within<T>(&self, operation: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+    pub(super) async fn within<T>(&self, operation: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
         timeout(self.shared.settings.log_deadline, operation).await.unwrap_or_else(|_| Err(overdue()))
     }
 }

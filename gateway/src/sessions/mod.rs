@@ -1,7 +1,7 @@
 //! Every connection of this process: who is connected, what is delivered to whom, and the few tasks that serve all connections together.
 //!
-//! Tasks: the dispatcher (what the log has resolved goes to senders and receivers), the courier (watermarks and presence, gathered for some
-//! milliseconds), the sweep (keep-alive, tokens that end, heads). They end with the shutdown token. Nothing here is the truth about a message: whatever
+//! Tasks: the dispatcher (what the log has resolved goes to senders and receivers), the courier (watermarks, and in a task of
+//! its own presence, gathered for some milliseconds), the sweep (keep-alive, tokens that end, heads). They end with the shutdown token. Nothing here is the truth about a message: whatever
 //! is dropped, a device finds it in the log.
 
 mod counters;
@@ -134,6 +134,7 @@ impl Sessions {
         };
         spawn(Box::pin(Arc::clone(&sessions).dispatch(resolved)));
         spawn(Box::pin(Arc::clone(&sessions).carry()));
+        spawn(Box::pin(Arc::clone(&sessions).carry_presence()));
         spawn(Box::pin(Arc::clone(&sessions).sweep()));
         sessions
     }
@@ -250,7 +251,7 @@ impl Sessions {
         }
         self.counters.logins.one();
         if first {
-            self.presence_changed(account);
+            self.presence_changed(account, false);
         }
         Ok(())
     }

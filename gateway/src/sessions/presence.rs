@@ -54,6 +54,8 @@ pub(super) struct Change {
     account: AccountId,
     /// It has just gone offline.
     last_seen_ms: Option<u64>,
+    /// It hides, or hides no more. Otherwise it has come or gone, of which nothing is told while it hides.
+    setting: bool,
 }
 
 /// Who watches whom.
@@ -113,16 +115,16 @@ impl Presence {
 }
 
 impl Sessions {
-    /// The account has come online, or changed its setting.
-    pub(super) fn presence_changed(&self, account: AccountId) {
+    /// The account has come online, or changed its `setting`.
+    pub(super) fn presence_changed(&self, account: AccountId, setting: bool) {
         if self.presence.watches.lock().of.contains_key(&account) {
-            self.courier.presence(Change { account, last_seen_ms: None });
+            self.courier.presence(Change { account, last_seen_ms: None, setting });
         }
     }
 
     /// The account's last connection is gone.
     pub(super) fn last_seen(&self, account: AccountId) {
-        self.courier.presence(Change { account, last_seen_ms: Some(self.clock.now_ms()) });
+        self.courier.presence(Change { account, last_seen_ms: Some(self.clock.now_ms()), setting: false });
     }
 
     /// Replaces what a connection watches, and tells the current state of those it may see.
@@ -136,7 +138,7 @@ impl Sessions {
 
     pub(super) async fn hide(&self, account: AccountId, hidden: bool) -> Result<(), LogError> {
         self.presence.store.set_hidden(account, hidden).await?;
-        self.presence_changed(account);
+        self.presence_changed(account, true);
         Ok(())
     }
 
@@ -166,9 +168,10 @@ impl Sessions {
         let gone: Vec<_> = changes.iter().filter(|c| !self.online(c.account)).filter_map(|c| Some((c.account, c.last_seen_ms?))).collect();
         if !gone.is_empty() {
             // Not repeated: last seen is a courtesy, and the next disconnect tells it anew.
-            let _ = self.presence.store.seen(&gone).await;
+            let _ = self.within(self.presence.store.seen(&gone)).await;
         }
         let changed: HashSet<AccountId> = changes.iter().map(|c| c.account).collect();
+        let settings: HashSet<AccountId> = changes.iter().filter(|c| c.setting).map(|c| c.account).collect();
         let told: Vec<_> =
             changed.iter().flat_map(|account| self.presence.watchers(account).into_iter().map(|watcher| (*account, watcher))).collect();
         if told.is_empty() {
@@ -178,12 +181,15 @@ impl Sessions {
         let asked: HashSet<AccountId> = told.iter().flat_map(|(account, watcher)| [*account, watcher.device().account]).collect();
         let asked: Vec<_> = asked.into_iter().collect();
         // Not repeated either: a client that asks again gets the current state.
-        let Ok(stored) = self.presence.store.presence(&asked).await else { return };
+        let Ok(stored) = self.within(self.presence.store.presence(&asked)).await else { return };
         let stored: HashMap<_, _> = stored.into_iter().map(|s| (s.account, s)).collect();
         for (account, watcher) in told {
             let watcher_hides = stored.get(&watcher.device().account).is_some_and(|s| s.hidden);
             let presence = self.shown(account, stored.get(&account), watcher_hides);
-            self.push_to(&watcher, presence);
+            // A push that says nothing would say, by its time, that somebody hidden has come or gone.
+            if settings.contains(&account) || presence.online || presence.last_seen_ms > 0 {
+                self.push_to(&watcher, presence);
+            }
         }
     }
 

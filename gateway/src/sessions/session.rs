@@ -212,7 +212,8 @@ impl Session {
         let wake = inbox.put();
         if inbox.pushes as usize >= limit.count || inbox.bytes + live.len() > limit.bytes {
             inbox.overflowed = true;
-            inbox.mode = Mode::Dropping { dropped: false };
+            // The heads may have been read before this one was accepted: they must be read once more after the connection has noticed.
+            inbox.mode = Mode::Dropping { dropped: true };
             return Delivered::Overflowed;
         }
         inbox.pushes += 1;
@@ -226,11 +227,14 @@ impl Session {
     /// Puts another push in; without room it is dropped, since the client can ask for what it says. Returns whether the connection must be woken.
     pub(super) fn push(&self, kind: Kind, limit: InboxLimit) -> bool {
         let mut inbox = self.inbox.lock();
-        if !self.is_established() || inbox.pushes as usize >= limit.count || inbox.closed {
+        let bytes = memory(&kind);
+        let full = inbox.pushes as usize >= limit.count || inbox.bytes + bytes > limit.bytes;
+        if !self.is_established() || full || inbox.closed {
             return false;
         }
         let wake = inbox.put();
         inbox.pushes += 1;
+        inbox.bytes += bytes;
         inbox.events.push(Event::Push(Box::new(kind)));
         wake
     }
@@ -301,6 +305,15 @@ impl Session {
     /// Wakes the connection.
     pub(super) fn wake(&self) {
         self.waker.wake();
+    }
+}
+
+/// Bytes that a push holds while it waits, roughly. Watermarks come by the hundred.
+fn memory(kind: &Kind) -> usize {
+    const EACH: usize = 128;
+    match kind {
+        Kind::Watermarks(watermarks) => EACH * watermarks.items.len().max(1),
+        _ => EACH,
     }
 }
 

@@ -57,7 +57,7 @@ impl Sessions {
     async fn check_heads(&self, sessions: &[&Arc<Session>]) {
         let devices: Vec<DeviceRef> = sessions.iter().map(|s| s.device()).collect();
         // If the log cannot tell now, the next round asks again.
-        let Ok(behind) = self.log.behind(&devices).await else { return };
+        let Ok(behind) = self.within(self.log.behind(&devices)).await else { return };
         for session in sessions {
             if behind.iter().any(|b| b.device == session.device()) {
                 self.counters.rescues.one();
