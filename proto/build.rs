@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Payloads are slices of the received frame, not copies of it.
         .bytes(["."])
         .compile_fds(descriptors)?;
-    pbjson_build::Builder::new().register_descriptors(&bytes)?.build(&[".kith.v1"])?;
+    // A newer client's fields are no reason to refuse its frame, in JSON as in binary.
+    pbjson_build::Builder::new().register_descriptors(&bytes)?.ignore_unknown_fields().build(&[".kith.v1"])?;
     Ok(())
 }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// A byte string that should have been an id has another length than 16.
+/// What should have been an id has another length than 16 bytes, or is not written as 32 lower-case hexadecimal digits. Holds how many bytes it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an id is 16 bytes, not {0}")]
+#[error("an id is 16 bytes, in text 32 lower-case hexadecimal digits; this has {0} bytes")]
 pub struct WrongIdLength(pub usize);
 
 macro_rules! id {
@@ -55,6 +55,10 @@ macro_rules! id {
             type Err = WrongIdLength;
             fn from_str(s: &str) -> Result<Self, WrongIdLength> {
                 let mut out = [0; 16];
+                if s.bytes().any(|b| b.is_ascii_uppercase()) {
+                    // One spelling per id, so that an id can be compared as text.
+                    return Err(WrongIdLength(s.len() / 2));
+                }
                 hex::decode_to_slice(s, &mut out).map_err(|_| WrongIdLength(s.len() / 2))?;
                 Ok(Self(out))
             }
