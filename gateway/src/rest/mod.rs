@@ -13,11 +13,14 @@ mod users;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware, routing::get};
+use axum::{Router, http::StatusCode, middleware, routing::get};
 use kith_proto::v1::ErrorCode;
 use utoipa::{
     Modify, OpenApi,
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    openapi::{
+        RefOr,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -42,7 +45,8 @@ impl Modify for BearerToken {
 
 /// The whole router, WebSocket included.
 pub fn router(state: Arc<AppState>) -> Router {
-    let (router, openapi) = documented().split_for_parts();
+    let (router, mut openapi) = documented().split_for_parts();
+    describe_responses(&mut openapi);
     // Made once; a document of this shape always serialises.
     let document: Arc<str> = openapi.to_json().expect("the OpenAPI document serialises").into();
     let rest = router
@@ -77,7 +81,24 @@ fn documented() -> OpenApiRouter<Arc<AppState>> {
 /// The OpenAPI document as it is served, for `xtask` and the documentation.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    documented().into_openapi()
+    let mut openapi = documented().into_openapi();
+    describe_responses(&mut openapi);
+    openapi
+}
+
+/// OpenAPI requires a description of every response; where a handler gives none it is the reason phrase of the status.
+fn describe_responses(openapi: &mut utoipa::openapi::OpenApi) {
+    let operations = openapi.paths.paths.values_mut().flat_map(|path| [&mut path.get, &mut path.post, &mut path.delete]).flatten();
+    for (status, response) in operations.flat_map(|operation| &mut operation.responses.responses) {
+        let RefOr::T(response) = response else { continue };
+        if response.description.is_empty() {
+            response.description = match (status.parse::<StatusCode>(), status.as_str()) {
+                (Ok(status), _) => status.canonical_reason().unwrap_or("An answer.").to_owned(),
+                (Err(_), "4XX") => "The request is refused; `code` says why.".to_owned(),
+                (Err(_), _) => "The server cannot answer now.".to_owned(),
+            };
+        }
+    }
 }
 
 #[cfg(test)]
