@@ -190,6 +190,10 @@ impl Parts {
         if send.body.is_empty() || send.device_counter == 0 {
             return Err(refusal::invalid("body is empty or device_counter is 0"));
         }
+        if [send.device_counter, send.sender_list_version, send.recipient_list_version].iter().any(|number| i64::try_from(*number).is_err()) {
+            // The databases behind the log have signed integers; clamping would give a message two contents.
+            return Err(refusal::invalid("device_counter or a list version is 2^63 or more"));
+        }
         check_slices(&send.slices)?;
         check_slices(&send.own_slices)?;
         let largest = send.slices.iter().chain(&send.own_slices).map(|s| s.data.len()).max().unwrap_or(0);

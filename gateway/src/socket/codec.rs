@@ -62,7 +62,7 @@ impl Codec {
     pub fn decode(self, message: Bytes) -> Result<v1::ClientFrame, NotAFrame> {
         match self {
             Self::Binary => v1::ClientFrame::decode(message).map_err(|_| NotAFrame),
-            Self::Json => serde_json::from_slice(&message).map_err(|_| NotAFrame),
+            Self::Json => serde_json::from_slice(&message).or_else(|_| without_nulls(&message)).map_err(|_| NotAFrame),
         }
     }
 
@@ -134,6 +134,25 @@ fn encode_deliver(fields: &DeliverFields<'_>, out: &mut Vec<u8>, header: impl Fn
     put_bytes(10, fields.body, out);
     put_bytes(11, fields.slice, out);
     put_varint(12, absent, out);
+}
+
+/// Protobuf's JSON mapping reads `null` as the default, which the generated code does not; writers rarely send it, so it costs only those who do.
+fn without_nulls(message: &[u8]) -> serde_json::Result<v1::ClientFrame> {
+    let mut value = serde_json::from_slice(message)?;
+    drop_nulls(&mut value);
+    serde_json::from_value(value)
+}
+
+/// Recursion is bounded: the parser refuses more than 128 levels.
+fn drop_nulls(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 fn bytes_len(tag: u32, len: usize) -> usize {
