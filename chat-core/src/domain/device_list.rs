@@ -129,7 +129,8 @@ pub fn rotate(state: &AccountState, signed: &Signed) -> Result<AccountState, Sta
         return Err(StatementError::Conflict("another account"));
     }
     if state.recovery == ZERO {
-        return Err(StatementError::Conflict("the account has no recovery key"));
+        // Nothing can ever have signed it.
+        return Err(StatementError::Signature);
     }
     if rotation.old_aik != state.aik {
         return Err(StatementError::Conflict("another identity key"));
