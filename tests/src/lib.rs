@@ -13,6 +13,7 @@ pub mod peer;
 pub mod person;
 pub mod recorder;
 pub mod rest;
+pub mod sdk;
 pub mod server;
 pub mod shim;
 pub mod socket;

@@ -1,12 +1,18 @@
 //! One WebSocket: whole frames in, whole frames out, and, for those who mean harm, whatever bytes they like.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
 use kith_proto::v1::{ClientFrame, ErrorCode, Goodbye, Hello, ServerFrame, Welcome, client_frame, server_frame};
 use prost::Message as _;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream},
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Error, Message, client::IntoClientRequest as _, protocol::CloseFrame},
@@ -63,11 +69,19 @@ impl Socket {
     /// # Errors
     /// If the server is not there or refuses the upgrade.
     pub async fn open_as(origin: &str, subprotocol: &str) -> anyhow::Result<Self> {
+        Self::open_from(Ipv4Addr::LOCALHOST, origin, subprotocol).await
+    }
+
+    /// Opens a socket from one of this machine's addresses; all of 127.0.0.0/8 are.
+    ///
+    /// # Errors
+    /// If the server is not there or refuses the upgrade.
+    pub async fn open_from(source: Ipv4Addr, origin: &str, subprotocol: &str) -> anyhow::Result<Self> {
         let authority = origin.strip_prefix("http://").context("tests speak plain HTTP")?;
         let mut request = format!("ws://{authority}/v1/ws").into_client_request()?;
         request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse()?);
         let opening = async {
-            let stream = TcpStream::connect(authority).await?;
+            let stream = connect_from(source, authority).await?;
             stream.set_nodelay(true)?;
             anyhow::Ok(client_async(request, stream).await?.0)
         };
@@ -240,6 +254,16 @@ impl Socket {
     pub fn into_tcp(self) -> TcpStream {
         self.stream.into_inner()
     }
+}
+
+/// A bare connection from one of this machine's addresses.
+///
+/// # Errors
+/// If there is none.
+pub async fn connect_from(source: Ipv4Addr, authority: &str) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((source, 0)))?;
+    Ok(socket.connect(authority.parse()?).await?)
 }
 
 /// `Hello` was refused with this code.

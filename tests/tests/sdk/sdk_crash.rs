@@ -8,20 +8,14 @@ use kith_tests::{
     Story,
     actor::{Fate, Role},
     identity::random,
-    recorder::{Recorder, no_key_was_used_twice},
-    server::{Options, Server},
+    recorder::no_key_was_used_twice,
 };
+
+use crate::tapped;
 
 const TEXTS: u64 = 6;
 /// At which passage of the point the successive lives end.
 const LIVES: [u64; 3] = [1, 2, 4];
-
-/// A server behind a wire tap, which is what clients dial.
-async fn tapped() -> anyhow::Result<(Server, Recorder)> {
-    let (port, tap) = Server::reserve_behind_tap().await?;
-    let server = Options::new().set("KITH_PUBLIC_URL", &tap.origin()).set("KITH_REGISTRATION_POLICY", "open").start_on(port).await?;
-    Ok((server, tap))
-}
 
 fn two(origin: &str, folder: &std::path::Path) -> (Role, Role) {
     let tag = hex::encode(random::<4>());

@@ -36,7 +36,6 @@ fn not_requests() -> Vec<(&'static str, Message)> {
     all.push(("empty", Message::binary(Vec::new())));
     all.push(("no kind", encode(ClientFrame { id: 7, kind: None })));
     all.push(("text under the binary subprotocol", Message::text("{}")));
-    all.push(("a request as a notice", encode(ClientFrame { id: 0, kind: Some(client_frame::Kind::Ping(v1::Ping {})) })));
     all
 }
 
@@ -48,6 +47,8 @@ async fn what_is_no_frame_ends_the_connection_before_and_after_hello() -> Story 
         ends_as_invalid(Socket::open(&server.origin()).await?, what, message.clone()).await.context("before hello")?;
         ends_as_invalid(alice.connect().await?.0, what, message).await.context("after hello")?;
     }
+    let notice = ClientFrame { id: 0, kind: Some(client_frame::Kind::Ping(v1::Ping {})) }.encode_to_vec();
+    ends_as_invalid(alice.connect().await?.0, "a request as a notice", Message::binary(notice)).await?;
     for text in ["", "{", "null", "{\"id\":\"1\"}", "{\"id\":\"1\",\"hello\":7}", "{\"id\":\"1\",\"ping\":{},\"hello\":{}}"] {
         let socket = Socket::open_as(&server.origin(), "kith.v1.json").await?;
         ends_as_invalid(socket, text, Message::text(text)).await?;

@@ -4,6 +4,7 @@ mod catch_up;
 mod drain;
 mod foreign_conversation;
 mod garbage_frames;
+mod limits;
 mod out_of_order_frames;
 mod oversized;
 mod prekeys;

@@ -1,15 +1,18 @@
 //! What is too large is refused by its length, before it is read. (A49)
 
 use anyhow::{Context as _, ensure};
-use kith_proto::v1::{ClientFrame, ErrorCode, client_frame};
+use kith_proto::v1::{ClientFrame, ErrorCode, Ping, client_frame, server_frame};
 use kith_tests::{
     Story,
-    expect::{accepted, still_serves},
+    expect::{accepted, refused, still_serves},
     person::Person,
     server::Options,
     socket::{SOON, Socket},
 };
-use prost::Message as _;
+use prost::{
+    Message as _,
+    encoding::{encode_varint, encoded_len_varint},
+};
 use reqwest::{Method, StatusCode};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -22,18 +25,23 @@ async fn the_largest_frame_passes_and_one_byte_more_does_not() -> Story {
     let limit = welcome.limits.context("no limits")?.max_frame_bytes as usize;
     ensure!(limit == 64 * 1024, "the default is 64 KiB, not {limit}");
 
-    let mut send = alice.message(bob.device_ref(), "");
-    let length = |send: &kith_proto::v1::Send| ClientFrame { id: 1, kind: Some(client_frame::Kind::Send(send.clone())) }.encoded_len();
-    // The lengths in front of a large body take more bytes than those of an empty one.
-    let room = limit - length(&send);
-    send.body = vec![7; room].into();
-    let spare = length(&send) - limit;
-    send.body = vec![7; room - spare].into();
-    let first = ClientFrame { id: 100, kind: Some(client_frame::Kind::Send(send.clone())) };
-    ensure!(first.encoded_len() == limit, "{} is not {limit}", first.encoded_len());
-    socket.send(&first).await?;
+    // A ping with a field that nobody knows fills a frame to the last byte.
+    let mut largest = ClientFrame { id: 100, kind: Some(client_frame::Kind::Ping(Ping {})) }.encode_to_vec();
+    let unknown_field = 1_000 << 3 | 2;
+    encode_varint(unknown_field, &mut largest);
+    let filling = limit - largest.len() - encoded_len_varint(limit as u64);
+    encode_varint(filling as u64, &mut largest);
+    largest.resize(limit, 0);
+    socket.send_message(Message::binary(largest)).await?;
     let answer = socket.answer(100).await?;
-    ensure!(matches!(answer, kith_proto::v1::server_frame::Kind::Accepted(_)), "{answer:?}");
+    ensure!(matches!(answer, server_frame::Kind::Pong(_)), "{answer:?}");
+
+    // A message that fits into the sender's frame but not into the recipient's is refused, and the connection lives.
+    let send = alice.message(bob.device_ref(), vec![7; limit - 150]);
+    refused(socket.ask(client_frame::Kind::Send(send)).await?, ErrorCode::TooLarge)?;
+    let mut send = alice.message(bob.device_ref(), vec![7; limit - 1_000]);
+    send.restart = true;
+    accepted(&mut socket, send.clone()).await?;
 
     socket.send_message(Message::binary(vec![0; limit + 1])).await?;
     let ending = socket.ending(SOON).await?;
