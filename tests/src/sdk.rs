@@ -52,14 +52,27 @@ impl User {
     /// # Errors
     /// If it is not shown soon, or something that cannot be read is.
     pub async fn hears(&mut self, text: &str) -> anyhow::Result<Entry> {
+        self.listens_for(text, false).await
+    }
+
+    /// The same after a rollback: what was on its way under the old sessions is shown as unreadable, and that is no fault.
+    ///
+    /// # Errors
+    /// If it is not shown soon.
+    pub async fn hears_among_the_unreadable(&mut self, text: &str) -> anyhow::Result<Entry> {
+        self.listens_for(text, true).await
+    }
+
+    async fn listens_for(&mut self, text: &str, unreadable_too: bool) -> anyhow::Result<Entry> {
         let search = async {
             loop {
                 let entry = self.received.next().await.context("the client has shut down")?;
-                match entry.text() {
-                    Some(heard) if heard == text => return Ok(entry),
-                    Some(_) => {}
-                    None if matches!(entry.body, kith_client::EntryBody::Undecryptable { .. }) => bail!("{:?} instead of {text:?}", entry.body),
-                    None => {}
+                let unreadable = matches!(entry.body, kith_client::EntryBody::Undecryptable { .. });
+                if entry.text() == Some(text) {
+                    return Ok(entry);
+                }
+                if unreadable && !unreadable_too {
+                    bail!("{:?} instead of {text:?}", entry.body);
                 }
             }
         };

@@ -44,7 +44,11 @@ async fn dies_at(point: FaultPoint) -> Story {
         }
     }
     ensure!(deaths > 0, "the point is never passed");
-    let Fate::Done(last) = alice.live(None)?.fate().await.context("the last life")? else { anyhow::bail!("the last life ended by itself") };
+    let Fate::Done(last) =
+        alice.live(None)?.fate().await.with_context(|| format!("the last life; Bob was shown {:?}", bob.shown().unwrap_or_default()))?
+    else {
+        anyhow::bail!("the last life ended by itself")
+    };
     let Fate::Done(bobs_life) = bobs_life.await?? else { anyhow::bail!("Bob died") };
     last.end().await?;
     bobs_life.end().await?;
