@@ -46,7 +46,7 @@ pub struct Actor {
 #[derive(Debug)]
 pub enum Fate {
     /// Everything sent and shown; still running.
-    Done(Actor),
+    Done(Box<Actor>),
     /// Killed.
     Died,
 }
@@ -99,7 +99,7 @@ impl Actor {
         let out = self.child.stdout.as_mut().context("stdout is piped")?;
         wait::within(&format!("{} is done or dead", self.name), LIFE, BufReader::new(out).read_line(&mut line)).await??;
         if line == "done\n" {
-            return Ok(Fate::Done(self));
+            return Ok(Fate::Done(Box::new(self)));
         }
         let status = self.child.wait().await?;
         ensure!(was_killed(status), "{} ended with {status}: {line}", self.name);

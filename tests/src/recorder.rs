@@ -112,8 +112,11 @@ fn websocket_payloads(tape: &[u8]) -> Vec<Vec<u8>> {
     payloads
 }
 
-/// First byte, mask, masked payload and what follows of a whole client frame.
-fn frame(bytes: &[u8]) -> Option<(u8, [u8; 4], &[u8], &[u8])> {
+/// First byte, mask, masked payload, and what follows.
+type Frame<'a> = (u8, [u8; 4], &'a [u8], &'a [u8]);
+
+/// The whole client frame at the front.
+fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
     let (length, rest) = match second & 0x7f {
         126 => rest.split_first_chunk().map(|(length, rest)| (usize::from(u16::from_be_bytes(*length)), rest))?,

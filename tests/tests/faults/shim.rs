@@ -101,10 +101,10 @@ fn committed_and_kept(faults: &Faults, database: &Path, synchronous: &str, wante
         .envs(faults.environment()?)
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut lines = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
+    let lines = BufReader::new(child.stdout.take().context("stdout is piped")?).lines();
     let mut printed = 0;
     let mut first = None;
-    while let Some(line) = lines.next() {
+    for line in lines {
         printed = line?.parse()?;
         if printed - *first.get_or_insert(printed) + 1 == wanted {
             child.kill()?;
