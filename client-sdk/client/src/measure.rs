@@ -50,7 +50,7 @@ fn account(home: &Path, name: &str) -> Result<(Store, Peer), OpenError> {
     let peer = Peer {
         account: AccountId(id(&prepared.me.account)?),
         device: DeviceId(id(&prepared.me.device)?),
-        history: AccountHistory { newest_version: 1, steps: vec![Step::List(list, vec![certificate])], leaves: Vec::new() },
+        history: AccountHistory { newest_version: 1, steps: vec![Step::List(list, vec![certificate])], leaves: Vec::new(), username: None },
         stock: prepared.upload,
     };
     Ok((start::confirm(store)?, peer))

@@ -58,7 +58,8 @@ pub struct Conversation {
     pub id: ConversationId,
     /// The other account.
     pub peer: AccountId,
-    /// The other's username as looked up by this user; `None` for someone who wrote first.
+    /// The other's username: as looked up by this user, or as the server names someone who wrote first. `None` while unknown. The server's word either way;
+    /// who it is, the safety number says.
     pub username: Option<String>,
     /// Whether this user has accepted the conversation, by writing or by [`crate::Client::accept`].
     pub accepted: bool,

@@ -28,6 +28,8 @@ pub(crate) struct AccountHistory {
     pub(crate) newest_version: u64,
     pub(crate) steps: Vec<Step>,
     pub(crate) leaves: Vec<SignedLeave>,
+    /// The name that the server gives the account; its word only, as every user name is.
+    pub(crate) username: Option<String>,
 }
 
 fn fields(signed: &[u8], label: Label) -> Result<&[u8], BadStatement> {
@@ -64,7 +66,7 @@ impl AccountHistory {
         let steps = pages.iter().flat_map(|page| &page.statements).map(step).collect::<Result<_, _>>()?;
         let leave = |leave| SignedLeave::from_bytes(&joined(leave, Label::Leave)?).map_err(|_| BadStatement("leave"));
         let leaves = last.leaves.iter().map(leave).collect::<Result<_, _>>()?;
-        Ok(Self { newest_version: last.newest_version, steps, leaves })
+        Ok(Self { newest_version: last.newest_version, steps, leaves, username: Some(last.username.0.clone()) })
     }
 }
 

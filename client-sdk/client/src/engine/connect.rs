@@ -253,8 +253,13 @@ impl Engine {
         }
         let delivered = conv.record.peer_delivered.max(mark.delivered.max(mark.read).min(MAX_SEQ));
         let read = conv.record.peer_read.max(mark.read.min(MAX_SEQ));
+        // The first mark says that by now both have written, which is when the server begins to tell presence.
+        let became_mutual = conv.record.peer_delivered == 0 && delivered > 0;
         if (delivered, read) != (conv.record.peer_delivered, conv.record.peer_read) {
             (conv.record.peer_delivered, conv.record.peer_read, conv.dirty) = (delivered, read, true);
+        }
+        if became_mutual {
+            self.watch_presence();
         }
         Ok(())
     }

@@ -59,8 +59,22 @@ impl Engine {
 
     pub(super) fn lists_arrived(&mut self, account: i64, history: &AccountHistory) -> Result<()> {
         // What does not hold is not believed and has been told; there is nothing else to do about it here.
-        let _ = self.believe(account, history)?;
+        if self.believe(account, history)?.is_ok() {
+            self.name(account, history.username.as_deref());
+        }
         Ok(())
+    }
+
+    /// Shows someone who wrote first by the name the server gives them, unless that is the name under which this user knows somebody else.
+    fn name(&mut self, no: i64, username: Option<&str>) {
+        let Some(username) = username.filter(|name| is_username(name)) else { return };
+        if self.people.accounts.values().any(|known| known.record.username.as_deref() == Some(username)) {
+            return;
+        }
+        if let Some(account) = self.people.accounts.get_mut(&no).filter(|account| account.record.username.is_none()) {
+            (account.record.username, account.dirty) = (Some(username.to_owned()), true);
+            self.effects.conversations_changed = true;
+        }
     }
 
     pub(super) fn fetch_failed(&mut self, fetch: &Fetch, error: &ServerError) -> Result<()> {
@@ -230,4 +244,9 @@ fn follow(
         }
     }
     Ok((list, changes))
+}
+
+/// The form of names that the protocol allows; anything else is not shown.
+fn is_username(name: &str) -> bool {
+    (3..=32).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
 }

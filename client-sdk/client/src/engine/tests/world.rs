@@ -109,7 +109,7 @@ impl World {
         let list = SignedDeviceList::from_bytes(&prepared.me.list).unwrap();
         let certificate = SignedCertificate::from_bytes(&prepared.me.certificate).unwrap();
         let _ = certificate_to_wire(&certificate);
-        let history = AccountHistory { newest_version: 1, steps: vec![Step::List(list, vec![certificate])], leaves: Vec::new() };
+        let history = AccountHistory { newest_version: 1, steps: vec![Step::List(list, vec![certificate])], leaves: Vec::new(), username: None };
         let (account, device) = (prepared.me.account.clone(), prepared.me.device.clone());
         drop(start::confirm(store).unwrap());
         let highest_key = highest(&prepared.upload);
