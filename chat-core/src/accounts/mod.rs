@@ -334,6 +334,9 @@ pub trait Accounts: Send + Sync + fmt::Debug {
     /// A random key of this server by name: the one stored, else `candidate`, which is then stored.
     async fn secret(&self, name: &'static str, candidate: Bytes32) -> Result<Bytes32, AccountsError>;
 
+    /// Writes something that changes nothing, durably: whether the storage takes writes just now.
+    async fn probe(&self) -> Result<(), AccountsError>;
+
     /// Deletes what has ended: logins, invites, full buckets. Returns how many rows.
     async fn purge(&self, now_ms: u64) -> Result<u64, AccountsError>;
 }

@@ -59,7 +59,7 @@ pub fn is_origin(text: &str) -> bool {
     let host_is_good = if let Some(inner) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         inner.parse::<std::net::Ipv6Addr>().is_ok()
     } else {
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-'))
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
     };
     let port_is_good = port.parse::<u16>().is_ok_and(|n| n != 0 && n.to_string() == port);
     text.len() <= MAX_ORIGIN && matches!(scheme, "http" | "https") && host_is_good && port_is_good
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn knows_an_origin() {
-        for good in ["http://127.0.0.1:7400", "https://chat.example:443", "http://[::1]:80", "http://localhost:1"] {
+        for good in ["http://127.0.0.1:7400", "https://chat.example:443", "http://[::1]:80", "http://localhost:1", "http://kith_server:7400"] {
             assert!(is_origin(good), "{good}");
         }
         let cases = [

@@ -1,4 +1,5 @@
 //! Sessions over a real message log whose reads can be held up, and clients whose sockets are channels that can be stalled.
+#![allow(clippy::result_large_err, reason = "a frame that was not expected is the error, and tests may carry it")]
 
 use std::{
     net::{IpAddr, Ipv4Addr},

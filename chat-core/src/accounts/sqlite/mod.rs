@@ -199,6 +199,10 @@ impl Accounts for SqliteAccounts {
         self.write("secret.load", move |write| Ok(logins::secret(write.tx(), name, &candidate)?)).await
     }
 
+    async fn probe(&self) -> Result<(), AccountsError> {
+        self.write("storage.probe", |write| Ok(logins::probe(write.tx())?)).await
+    }
+
     async fn purge(&self, now_ms: u64) -> Result<u64, AccountsError> {
         logins::purge(self, now_ms).await
     }

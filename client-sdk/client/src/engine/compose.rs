@@ -69,7 +69,7 @@ impl Engine {
             Ok(made) => made,
             Err(error) => return self.compose_failed(no, &targets, error),
         };
-        self.composed(no, &before, chain, &lists, &targets, record, made).map(Composed::Frame)
+        self.composed(no, &before, &chain, &lists, &targets, record, made).map(Composed::Frame)
     }
 
     fn lists_for(&mut self, no: i64) -> Result<Option<Lists>> {
@@ -192,7 +192,7 @@ impl Engine {
         &mut self,
         no: i64,
         before: &SenderChain,
-        chain: SenderChain,
+        chain: &SenderChain,
         lists: &Lists,
         targets: &[Target],
         mut record: OutboxRecord,

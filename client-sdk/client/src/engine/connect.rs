@@ -109,9 +109,14 @@ impl Engine {
     fn ask_states(&mut self) {
         let waiting = |conv: &&super::conversation::Conv| {
             let record = &conv.record;
-            record.own_head > record.peer_read || record.unread > 0 || record.read > 0
+            // What is still in the outbox may have been accepted, delivered and read already, its answers lost with the last connection.
+            record.own_head > record.peer_read || record.unread > 0 || record.read > 0 || !conv.queue.is_empty()
         };
         let ids: Vec<ConversationId> = self.conversations.values().filter(waiting).map(|conv| conv.id).collect();
+        self.ask_states_of(&ids);
+    }
+
+    pub(super) fn ask_states_of(&mut self, ids: &[ConversationId]) {
         let page = self.link.as_ref().map_or(1, |link| link.max_page);
         for ids in ids.chunks(page) {
             let conversations = ids.iter().map(|id| bytes(id.as_bytes())).collect();

@@ -153,7 +153,7 @@ impl Engine {
         self.check_own_list(from, deliver, &addressing.list_hash)?;
         match message {
             Err(_) => self.not_opened(from, Undecryptable::BadBody),
-            Ok(opened) => self.show(from, opened, list),
+            Ok(opened) => self.show(from, &opened, list),
         }
     }
 
@@ -193,11 +193,11 @@ impl Engine {
         Ok(())
     }
 
-    fn show(&mut self, from: From, opened: OpenedMessage, list: &TrustedList) -> Result<()> {
+    fn show(&mut self, from: From, opened: &OpenedMessage, list: &TrustedList) -> Result<()> {
         let head = opened.content.head;
         self.check_their_list(from, head.list_version, &head.list_hash, list)?;
-        let (chain_no, known) = self.chain_row(from, &opened)?;
-        let Some(()) = self.judge(from, &opened, chain_no, known)? else { return Ok(()) };
+        let (chain_no, known) = self.chain_row(from, opened)?;
+        let Some(()) = self.judge(from, opened, chain_no, known)? else { return Ok(()) };
         if let Some(chain) = &opened.chain {
             self.store.set_chain(chain_no, chain)?;
             let chains = self.load_chains(from.row)?;
@@ -213,7 +213,7 @@ impl Engine {
             KIND_RESENT => self.resent(from, &opened.content.body),
             kind => {
                 debug_assert!(!is_silent(kind));
-                self.add_message(from, chain_no, &opened)
+                self.add_message(from, chain_no, opened)
             }
         }
     }
@@ -279,15 +279,15 @@ impl Engine {
             ..EntryRecord::default()
         };
         let place = Some((chain_no, opened.content.head.k));
-        self.add_received(from, record, place, false)
+        self.add_received(from, &record, place, false)
     }
 
-    fn add_received(&mut self, from: From, record: EntryRecord, place: Option<(i64, u64)>, broken: bool) -> Result<()> {
+    fn add_received(&mut self, from: From, record: &EntryRecord, place: Option<(i64, u64)>, broken: bool) -> Result<()> {
         let mine = from.account_no == ME;
         let role = if mine { Role::Mine } else { Role::Peer };
         let (change, arrival) = (self.change(), (!mine).then(|| self.arrival()));
         let new = NewEntry { conversation: from.no, pos: from.seq.cast_signed(), role, change, arrival, place, broken };
-        self.store.add_entry(new, &record)?;
+        self.store.add_entry(new, record)?;
         let conv = self.conv(from.no)?;
         conv.record.at_ms = conv.record.at_ms.max(from.at_ms);
         conv.dirty = true;
@@ -328,7 +328,7 @@ impl Engine {
             repair: if repairable { REPAIR_WAITING } else { REPAIR_IMPOSSIBLE },
             ..EntryRecord::default()
         };
-        self.add_received(from, record, None, repairable)
+        self.add_received(from, &record, None, repairable)
     }
 
     /// Whether a message of this name of this device is here already.

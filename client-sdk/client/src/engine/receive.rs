@@ -95,7 +95,10 @@ impl Engine {
 
     /// Processes what follows on the last place without a hole.
     pub(super) fn drain(&mut self, no: i64) -> Result<()> {
+        let me = self.account;
+        let mut peer_wrote = false;
         while let Some((seq, item)) = self.conv(no)?.take_next() {
+            peer_wrote |= matches!(&item, Item::Deliver(deliver) if deliver.sender_account.as_ref() != me.as_bytes());
             if let Flow::Wait(item) = self.process(no, seq, item)? {
                 self.conv(no)?.buffer.insert(seq, item);
                 return Ok(());
@@ -108,6 +111,11 @@ impl Engine {
         conv.gap_at = if hole { conv.gap_at.or(Some(now + GAP_MS)) } else { None };
         if !hole {
             conv.gap_asked = 0;
+        }
+        if peer_wrote && conv.record.own_head > 0 && conv.record.peer_delivered == 0 {
+            // By now both have written, and marks flow; those that moved before were told to nobody.
+            let id = conv.id;
+            self.ask_states_of(&[id]);
         }
         Ok(())
     }

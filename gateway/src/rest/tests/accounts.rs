@@ -256,5 +256,5 @@ async fn an_account_without_recovery_key_cannot_rotate() {
     let fresh = owner.device("fresh");
     let rotate = owner.rotate("thief");
     let request = rotation(&rig, &mut owner, rotate, &fresh).await;
-    rig.post(&format!("/v1/accounts/{}/rotate", owner.account), None, &request).await.refused("DEVICE_LIST_CONFLICT");
+    rig.post(&format!("/v1/accounts/{}/rotate", owner.account), None, &request).await.refused("SIGNATURE_INVALID");
 }
