@@ -62,7 +62,11 @@ impl Codec {
     pub fn decode(self, message: Bytes) -> Result<v1::ClientFrame, NotAFrame> {
         match self {
             Self::Binary => v1::ClientFrame::decode(message).map_err(|_| NotAFrame),
-            Self::Json => serde_json::from_slice(&message).or_else(|_| without_nulls(&message)).map_err(|_| NotAFrame),
+            Self::Json => {
+                // All of it: serde does not look into the strings of fields that it skips.
+                let text = std::str::from_utf8(&message).map_err(|_| NotAFrame)?;
+                serde_json::from_str(text).or_else(|_| without_nulls(text)).map_err(|_| NotAFrame)
+            }
         }
     }
 
@@ -137,8 +141,8 @@ fn encode_deliver(fields: &DeliverFields<'_>, out: &mut Vec<u8>, header: impl Fn
 }
 
 /// Protobuf's JSON mapping reads `null` as the default, which the generated code does not; writers rarely send it, so it costs only those who do.
-fn without_nulls(message: &[u8]) -> serde_json::Result<v1::ClientFrame> {
-    let mut value = serde_json::from_slice(message)?;
+fn without_nulls(text: &str) -> serde_json::Result<v1::ClientFrame> {
+    let mut value = serde_json::from_str(text)?;
     drop_nulls(&mut value);
     serde_json::from_value(value)
 }
