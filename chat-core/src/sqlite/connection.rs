@@ -13,7 +13,7 @@ pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, 
         Durability::Full => "FULL",
         Durability::None => "OFF",
     };
-    db.execute_batch(&format!("PRAGMA synchronous = {synchronous}; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -16384;"))?;
+    db.execute_batch(&format!("PRAGMA synchronous = {synchronous}; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -8192;"))?;
     db.set_prepared_statement_cache_capacity(128);
     Ok(db)
 }

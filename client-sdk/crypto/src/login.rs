@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// How long a login statement may be valid, in milliseconds.
 pub const LOGIN_VALID_MS: u64 = 60_000;
-const MAX_ORIGIN_LEN: usize = 300;
+const MAX_ORIGIN_LEN: usize = 280;
 
 /// Why an origin or a login was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -46,10 +46,11 @@ impl Origin {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (host, port) = split_port(authority)?;
         let port = port.map_or(Ok(default_port), parse_port)?;
-        if !is_host(host) || authority.len() > MAX_ORIGIN_LEN {
+        let origin = format!("{scheme}://{}:{port}", host.to_ascii_lowercase());
+        if !is_host(host) || origin.len() > MAX_ORIGIN_LEN {
             return Err(LoginError::BadOrigin);
         }
-        Ok(Self(format!("{scheme}://{}:{port}", host.to_ascii_lowercase())))
+        Ok(Self(origin))
     }
 
     /// The origin as it is signed.
@@ -84,7 +85,7 @@ fn parse_port(port: &str) -> Result<u16, LoginError> {
 fn is_host(host: &str) -> bool {
     let name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => !address.is_empty() && address.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')),
+        Some(address) => address.parse::<core::net::Ipv6Addr>().is_ok(),
         None => !host.is_empty() && host.bytes().all(name),
     }
 }
@@ -186,6 +187,10 @@ mod tests {
             ["", "a.b", "ftp://a", "http://", "http://:1", "http://u@h", "http://h:0", "http://h:+1", "http://h:99999", "http://ä", "http://[::1"]
         {
             assert_eq!(form(bad), Err(LoginError::BadOrigin), "{bad}");
+        }
+        let long = format!("http://{}:1", "a".repeat(300));
+        for refused in [long.as_str(), "http://[::g]:1", "http://[::::]:1", "http://[1]:1"] {
+            assert!(Origin::parse(refused).is_err(), "{refused}");
         }
     }
 
