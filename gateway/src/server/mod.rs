@@ -2,6 +2,7 @@
 //!
 //! Bounded: connections in all and per address, the size of a head, the time until a head has come, the time for which a client may refuse to read.
 
+mod lingering;
 mod slots;
 mod stalled;
 
@@ -19,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use self::{slots::Slots, stalled::Stalled};
+use self::{lingering::Lingering, slots::Slots, stalled::Stalled};
 use crate::{config, peer::Peer, state::AppState};
 
 /// The largest head of a request; hyper allows no less.
@@ -112,7 +113,9 @@ impl Server {
         let router = self.router.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            router.clone().oneshot(request.map(axum::body::Body::new) as Request)
+            let (head, body) = request.into_parts();
+            let body = axum::body::Body::new(Lingering::new(body, &head.headers));
+            router.clone().oneshot(Request::from_parts(head, body))
         });
         let io = TokioIo::new(Stalled::new(stream, patience));
         let mut connection = std::pin::pin!(self.http.serve_connection(io, service).with_upgrades());

@@ -14,7 +14,10 @@ use prost::{
     encoding::{encode_varint, encoded_len_varint},
 };
 use reqwest::{Method, StatusCode};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,11 +115,28 @@ async fn a_rest_body_that_is_too_large_is_refused() -> Story {
     let body: kith_proto::rest::ErrorBody = serde_json::from_slice(&bytes).context("an error body")?;
     ensure!(body.code.0 == ErrorCode::TooLarge);
 
+    // A client that writes all of it before it reads still learns why.
+    let head =
+        format!("POST /v1/accounts HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", 2 * limits.max_body_bytes);
+    for _ in 0..20 {
+        let mut tcp = TcpStream::connect(server.origin().replace("http://", "")).await?;
+        tcp.write_all(head.as_bytes()).await?;
+        for _ in 0..limits.max_body_bytes / 32_768 {
+            tcp.write_all(&[b' '; 65_536]).await.context("cut off while writing")?;
+        }
+        answered_too_large(&mut tcp).await?;
+    }
+
     // Claimed and never sent: refused by the header.
     let mut tcp = TcpStream::connect(server.origin().replace("http://", "")).await?;
     tcp.write_all(b"POST /v1/accounts HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n").await?;
-    let mut first = [0; 12];
-    tokio::time::timeout(SOON, tokio::io::AsyncReadExt::read_exact(&mut tcp, &mut first)).await.context("no answer to the header")??;
-    ensure!(&first == b"HTTP/1.1 413", "{}", String::from_utf8_lossy(&first));
+    answered_too_large(&mut tcp).await?;
     still_serves(&server.origin()).await
+}
+
+async fn answered_too_large(tcp: &mut TcpStream) -> Story {
+    let mut first = [0; 12];
+    tokio::time::timeout(SOON, tcp.read_exact(&mut first)).await.context("no answer to the header")??;
+    ensure!(&first == b"HTTP/1.1 413", "{}", String::from_utf8_lossy(&first));
+    Ok(())
 }
