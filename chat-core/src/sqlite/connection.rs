@@ -21,7 +21,7 @@ pub(crate) fn writer(path: &Path, durability: Durability) -> Result<Connection, 
 /// A connection that only reads.
 pub(crate) fn reader(path: &Path) -> Result<Connection, rusqlite::Error> {
     let db = open(path)?;
-    db.execute_batch("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -4096;")?;
+    db.execute_batch("PRAGMA query_only = ON; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -1024;")?;
     db.set_prepared_statement_cache_capacity(128);
     Ok(db)
 }
