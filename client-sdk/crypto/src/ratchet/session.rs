@@ -372,11 +372,10 @@ impl Session {
 
     fn authenticate(&self, slice: &Slice<'_>, key: &MessageKey) -> Result<(Zeroizing<[u8; PLAINTEXT_LEN]>, Option<PqField>), OpenError> {
         let (key, nonce) = key.aead(&slice.header.r);
-        let mut buffer = Zeroizing::new([0u8; super::header::PQ_PLAINTEXT_LEN + aead::TAG_LEN]);
-        let buffer = &mut buffer[..slice.sealed.len()];
-        buffer.copy_from_slice(slice.sealed);
+        // As long as the slice and not as the longest one: every byte is erased again, one by one.
+        let mut buffer = Zeroizing::new(slice.sealed.to_vec());
         let associated = associated_data(&self.th, slice.clear);
-        let len = aead::open(&key, &nonce, &associated, buffer).map_err(|_| OpenError::NotAuthentic)?;
+        let len = aead::open(&key, &nonce, &associated, &mut buffer).map_err(|_| OpenError::NotAuthentic)?;
         let (plain, field) = buffer[..len].split_first_chunk::<PLAINTEXT_LEN>().ok_or(OpenError::NotAuthentic)?;
         Ok((Zeroizing::new(*plain), PqField::read(field)))
     }
