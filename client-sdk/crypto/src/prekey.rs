@@ -257,6 +257,12 @@ impl PrekeySecret {
         self.created_ms
     }
 
+    /// Whether it is the signed X25519 prekey, and not a KEM or one-time one.
+    #[must_use]
+    pub const fn is_signed(&self) -> bool {
+        matches!(self.key, PrivateKey::Signed(_))
+    }
+
     /// Whether one session uses it up, so that it is deleted with that session's first commit.
     #[must_use]
     pub const fn is_one_time(&self) -> bool {

@@ -62,12 +62,16 @@ pub(crate) fn make(
 impl Engine {
     /// Asks the server how its stock is, now and then; erases what is due.
     pub(super) fn daily_keys(&mut self) -> Result<()> {
-        if self.link.is_none() || (self.keys_checked_ms != 0 && self.keys_checked_ms + CHECK_MS > self.now) {
-            return Ok(());
+        if self.erased_ms == 0 || self.erased_ms + CHECK_MS <= self.now {
+            // Whether there is a connection or not: what is due goes.
+            self.erased_ms = self.now;
+            self.erase_old_keys()?;
         }
-        self.keys_checked_ms = self.now;
-        self.want(Fetch::Keys);
-        self.erase_old_keys()
+        if self.link.is_some() && (self.keys_checked_ms == 0 || self.keys_checked_ms + CHECK_MS <= self.now) {
+            self.keys_checked_ms = self.now;
+            self.want(Fetch::Keys);
+        }
+        Ok(())
     }
 
     fn erase_old_keys(&mut self) -> Result<()> {
@@ -96,6 +100,17 @@ impl Engine {
         Ok(())
     }
 
+    /// The server holds newer keys than these: from now on their time runs. Told by its state and not by the answer to the upload, which may be lost.
+    fn note_replaced(&mut self, state: &KeysState) -> Result<()> {
+        for (secret, replaced) in self.store.prekeys()? {
+            let newest = if secret.is_signed() { state.signed_id } else { state.last_resort_kem_id };
+            if !secret.is_one_time() && replaced.is_none() && secret.id().get() < newest {
+                self.store.set_prekey_replaced(secret.id(), self.now)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The server's stock is known: makes what is missing. The private parts are stored before the public ones leave.
     pub(super) fn keys_known(&mut self, state: &KeysState) -> Result<()> {
         self.keys_checked_ms = self.now;
@@ -103,6 +118,7 @@ impl Engine {
             self.me.next_prekey = state.highest_id.saturating_add(1);
             self.me_dirty = true;
         }
+        self.note_replaced(state)?;
         let rotate = |id: u32| -> Result<bool> {
             let secret = PrekeyId::from_wire(id).map(|id| self.store.prekey(id)).transpose()?.flatten();
             Ok(secret.is_none_or(|secret| secret.due_for_rotation(self.now)))
@@ -138,16 +154,7 @@ impl Engine {
 
     /// The server has them. What they replace is erased later; after a rollback sending begins again.
     pub(super) fn keys_uploaded(&mut self, upload: &PrekeyUpload, state: &KeysState) -> Result<()> {
-        let replacing = [upload.signed.as_ref().map(|key| key.id), upload.last_resort_kem.as_ref().map(|key| key.id)];
-        if replacing.iter().any(Option::is_some) {
-            for (secret, replaced) in self.store.prekeys()? {
-                let current = [state.signed_id, state.last_resort_kem_id].contains(&secret.id().get());
-                if !secret.is_one_time() && !current && replaced.is_none() {
-                    self.store.set_prekey_replaced(secret.id(), self.now)?;
-                }
-            }
-        }
-        if replacing.iter().all(Option::is_some) && self.me.rolled_back {
+        if upload.signed.is_some() && upload.last_resort_kem.is_some() && self.me.rolled_back {
             (self.me.rolled_back, self.me_dirty) = (false, true);
         }
         self.awake.extend(self.conversations.keys());
