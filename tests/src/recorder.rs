@@ -55,6 +55,12 @@ impl Recorder {
         format!("http://{}", self.address)
     }
 
+    /// How many connections were made so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.tapes.lock().len()
+    }
+
     /// Every `Send` that any client has written so far, answered or not. A frame cut off by the end of a connection is left out.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, bail};
-use kith_client::{Arrival, Client, ConversationId, Entry, NoticeKind, Registration, Subscription};
+use kith_client::{Arrival, Client, ConnectionState, ConversationId, Entry, NoticeKind, Registration, Subscription};
 
 use crate::wait;
 
@@ -25,7 +25,7 @@ impl User {
     /// If the server refuses.
     pub async fn register(origin: &str, home: &Path, name: &str) -> anyhow::Result<Self> {
         let registered = Client::builder(origin).home(home).register(Registration::new(name).without_recovery()).await?;
-        Ok(Self { received: registered.client.received(Arrival::default()), client: registered.client })
+        Ok(Self::of(registered.client))
     }
 
     /// Opens the account in a folder. Everything received before is shown again, since nobody here remembers having seen it.
@@ -33,8 +33,30 @@ impl User {
     /// # Errors
     /// If the folder cannot be opened.
     pub async fn open(origin: &str, home: &Path) -> anyhow::Result<Self> {
-        let client = Client::builder(origin).home(home).open().await?;
-        Ok(Self { received: client.received(Arrival::default()), client })
+        Ok(Self::of(Client::builder(origin).home(home).open().await?))
+    }
+
+    /// Whoever this client is, with everything that was ever received still to be shown.
+    #[must_use]
+    pub fn of(client: Client) -> Self {
+        Self { received: client.received(Arrival::default()), client }
+    }
+
+    /// Waits until the connection stands like this.
+    ///
+    /// # Errors
+    /// If it does not soon.
+    pub async fn is(&self, state: ConnectionState) -> anyhow::Result<()> {
+        let mut states = self.client.connection();
+        let search = async {
+            while let Some(now) = states.next().await {
+                if now == state {
+                    return Ok(());
+                }
+            }
+            bail!("the client has shut down")
+        };
+        wait::within(&format!("{state:?}"), SOON, search).await?
     }
 
     /// Sends a text to the user of that name.

@@ -8,6 +8,7 @@ use crate::store::Reader;
 use crate::subscription::Subscription;
 use crate::{ClientBuilder, MAX_TEXT_BYTES, timeline};
 use kith_proto::id::{ConversationId, DeviceId};
+use kith_proto::rest::PublishListRequest;
 use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -205,7 +206,12 @@ impl Client {
     /// [`RequestError::NotFirstDevice`] if this device does not hold the account's identity key.
     pub async fn revoke_device(&self, device: DeviceId) -> Result<(), RequestError> {
         let list = self.request(|reply| Command::SignListWithout { device, reply }).await?;
-        self.0.server.publish_list(&list).await?;
+        self.publish_list(&list).await
+    }
+
+    /// Publishes the next list of this account and takes it over.
+    pub(crate) async fn publish_list(&self, list: &PublishListRequest) -> Result<(), RequestError> {
+        self.0.server.publish_list(list).await?;
         self.ask(|reply| Command::RefreshOwnList { reply }).await.map_err(RequestError::from)
     }
 
@@ -231,7 +237,7 @@ impl Client {
         answer.await.map_err(|_| CallError::Closed)?
     }
 
-    async fn request<T>(&self, command: impl FnOnce(Reply<Result<T, RequestError>>) -> Command) -> Result<T, RequestError> {
+    pub(crate) async fn request<T>(&self, command: impl FnOnce(Reply<Result<T, RequestError>>) -> Command) -> Result<T, RequestError> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         self.0.engine.send(command(reply)).await.map_err(|_| CallError::Closed)?;
         answer.await.map_err(|_| CallError::Closed)?

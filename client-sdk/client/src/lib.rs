@@ -37,6 +37,8 @@ mod ids;
 #[doc(hidden)]
 pub mod measure;
 mod model;
+#[doc(hidden)]
+pub mod second_device;
 mod server;
 mod start;
 mod statements;

@@ -36,17 +36,17 @@ pub(crate) fn is_registered(home: &Path) -> bool {
 }
 
 /// Leaves the mark by which the folder is known, unopened, as that of an account. The store itself is the truth.
-fn mark_registered(home: &Path) -> Result<(), OpenError> {
+pub(crate) fn mark_registered(home: &Path) -> Result<(), OpenError> {
     std::fs::write(home.join("registered"), b"").map_err(|error| OpenError::Storage(error.to_string()))
 }
 
 /// `scheme://host:port` as it is signed. Only http and https: the WebSocket is beside them.
-fn origin(server_url: &str) -> Result<Origin, OpenError> {
+pub(crate) fn origin(server_url: &str) -> Result<Origin, OpenError> {
     let origin = Origin::parse(server_url).map_err(|_| OpenError::BadAddress)?;
     if origin.as_str().starts_with("http") { Ok(origin) } else { Err(OpenError::BadAddress) }
 }
 
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, OpenError> + Send + 'static) -> Result<T, OpenError> {
+pub(crate) async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, OpenError> + Send + 'static) -> Result<T, OpenError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| OpenError::Storage(error.to_string()))?
 }
 
@@ -217,7 +217,7 @@ pub(crate) fn confirm(mut store: Store) -> Result<Store, OpenError> {
 }
 
 /// Starts the engine and the connection.
-async fn run(builder: ClientBuilder, mut store: Store, origin: Origin, server: Option<Server>) -> Result<Client, OpenError> {
+pub(crate) async fn run(builder: ClientBuilder, mut store: Store, origin: Origin, server: Option<Server>) -> Result<Client, OpenError> {
     // Whatever else this process links, TLS has one provider. That it was installed before is fine.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let me = identity_of(&store)?;

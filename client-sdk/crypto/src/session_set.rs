@@ -242,6 +242,14 @@ impl SessionSet {
         }
     }
 
+    /// Sends nothing more in the active session, which only receives from now on: the next message needs a bundle. For when the peer's account, or this one,
+    /// was given a new identity key.
+    pub fn retire_active(&mut self, now_ms: u64) {
+        if let Some(active) = self.active.take() {
+            self.retire(active, now_ms);
+        }
+    }
+
     fn retire(&mut self, session: Arc<Session>, now_ms: u64) {
         self.retired.push(Retired { session, since_ms: now_ms });
         self.prune(now_ms);

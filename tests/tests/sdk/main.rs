@@ -2,7 +2,9 @@
 
 mod no_plaintext;
 mod sdk_crash;
+mod stale_store;
 mod store_rollback;
+mod two_devices;
 
 use kith_tests::{
     recorder::Recorder,

@@ -1,5 +1,6 @@
 //! The app's calls.
 
+use super::command::{Enrolled, OwnAccount};
 use super::control::KIND_CONTENT;
 use super::conversation::Conv;
 use super::people::ME;
@@ -8,11 +9,11 @@ use crate::error::{CallError, RequestError};
 use crate::fault::FaultPoint;
 use crate::model::{Blocked, Conversation, EntryId, Presence, SafetyNumber, Typing};
 use crate::statements::AccountHistory;
-use crate::store::records::{ConversationRecord, EntryRecord};
+use crate::store::records::{AccountRecord, ConversationRecord, EntryRecord};
 use crate::store::{NewEntry, PENDING, Role};
-use kith_crypto::device::SignedCertificate;
+use kith_crypto::device::{CertificateRequest, SignedCertificate};
 use kith_crypto::{AccountId, ClientMsgId, ConversationId, DeviceId};
-use kith_proto::rest::PublishListRequest;
+use kith_proto::rest::{DevicePrekeys, PrekeyUpload, PublishListRequest};
 use kith_proto::{id as wire, v1};
 use prost::Message as _;
 use rand::Rng as _;
@@ -57,6 +58,14 @@ impl Engine {
             }
             Command::SignListWithout { device, reply } => {
                 let list = self.sign_list_without(crate::ids::device(device))?;
+                self.reply_request(reply, list);
+            }
+            Command::DescribeOwn { reply } => {
+                let own = self.describe_own();
+                self.reply_request(reply, own);
+            }
+            Command::SignListWith { request, prekeys, reply } => {
+                let list = self.sign_list_with(&request, *prekeys)?;
                 self.reply_request(reply, list);
             }
             Command::RefreshOwnList { reply } => {
@@ -180,7 +189,7 @@ impl Engine {
 
     fn meet(&mut self, account: AccountId, username: String, history: &AccountHistory) -> Result<Result<wire::ConversationId, RequestError>> {
         let no = self.people.account(account);
-        if let Err(error) = self.believe(no, history)? {
+        if let Err(error) = self.believe(no, history, self.now)? {
             return Ok(Err(RequestError::NotTrusted(error.to_string())));
         }
         if let Some(found) = self.people.accounts.get_mut(&no) {
@@ -231,6 +240,40 @@ impl Engine {
         let next = identity.sign_list(Some(&list), &certificates, self.now);
         let list = crate::statements::list_to_wire(&next);
         Ok(Ok(PublishListRequest { list, certificates: Vec::new(), prekeys: Vec::new() }))
+    }
+
+    /// What a new device of this account needs to ask for its certificate.
+    fn describe_own(&self) -> Result<OwnAccount, RequestError> {
+        let (Some(identity), Some(list)) = (&self.identity, self.people.list(ME)) else { return Err(RequestError::NotFirstDevice) };
+        Ok(OwnAccount { account: self.account, identity: identity.public(), next_version: list.version() + 1 })
+    }
+
+    /// Certifies a device and signs the list that names it too.
+    fn sign_list_with(&mut self, request: &CertificateRequest, prekeys: PrekeyUpload) -> Result<Result<Enrolled, RequestError>> {
+        let known = self.people.known_devices();
+        let own = self.people.accounts.get(&ME).and_then(|own| Some((own.certificates(), own.list.clone()?, own.record.clone())));
+        let (Some(identity), Some((certificates, list, record))) = (&self.identity, own) else { return Ok(Err(RequestError::NotFirstDevice)) };
+        let untrusted = |error: &dyn std::fmt::Display| Ok(Err(RequestError::NotTrusted(error.to_string())));
+        let certificate = match identity.certify(request) {
+            Ok(certificate) => certificate,
+            Err(error) => return untrusted(&error),
+        };
+        let mut certificates = certificates?;
+        certificates.push(certificate);
+        let next = identity.sign_list(Some(&list), &certificates, self.now);
+        let trusted = match list.advance(&next, &certificates, &|device: &DeviceId| known.get(device).copied()) {
+            Ok(advance) => advance.list,
+            Err(error) => return untrusted(&error),
+        };
+        let device = crate::ids::wire_device(request.certificate().device_id);
+        let publication = PublishListRequest {
+            list: crate::statements::list_to_wire(&next),
+            certificates: vec![crate::statements::certificate_to_wire(&certificate)],
+            prekeys: vec![DevicePrekeys { device, name: None, prekeys }],
+        };
+        let certificates = certificates.iter().map(|certificate| certificate.to_bytes().to_vec()).collect();
+        let record = AccountRecord { list: trusted.to_bytes().to_vec(), certificates, ..record };
+        Ok(Ok(Enrolled { publication, record }))
     }
 
     /// Everything the app sees of its conversations, the most recently active first.

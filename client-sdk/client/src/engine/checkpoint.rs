@@ -25,6 +25,8 @@ impl Engine {
         if !linked || !conv.record.accepted || conv.checkpoint_queued() {
             return Ok(());
         }
+        self.forget_unlisted(no)?;
+        let conv = self.conv(no)?;
         let due = |peer: &&PeerRecord| checkpoint_due(peer.unanswered, peer.oldest_ms, peer.first, peer.jitter_ms, now);
         let only: Vec<i64> = conv.record.peers.iter().filter(due).map(|peer| peer.device).collect();
         if only.is_empty() {
@@ -32,6 +34,22 @@ impl Engine {
         }
         let client_msg_id = calls::fresh_message_id(&mut self.store.rng).to_bytes();
         self.queue(no, Draft { kind: KIND_CHECKPOINT, client_msg_id, only, ..Draft::default() })
+    }
+
+    /// Nothing is owed to devices that are on no list any more.
+    fn forget_unlisted(&mut self, no: i64) -> Result<()> {
+        let owed: Vec<i64> = self.conv(no)?.record.peers.iter().filter(|peer| peer.unanswered > 0).map(|peer| peer.device).collect();
+        let listed = |row: &i64| {
+            let device = self.people.devices.get(row)?;
+            self.people.list(device.account)?.device(device.id).ok().map(|_| ())
+        };
+        let gone: Vec<i64> = owed.into_iter().filter(|row| listed(row).is_none()).collect();
+        let conv = self.conv(no)?;
+        for peer in conv.record.peers.iter_mut().filter(|peer| gone.contains(&peer.device)) {
+            (peer.unanswered, peer.first) = (0, false);
+            conv.dirty = true;
+        }
+        Ok(())
     }
 
     /// What this device has received, as of now.

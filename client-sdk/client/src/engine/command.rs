@@ -3,8 +3,11 @@
 use crate::error::{CallError, RequestError};
 use crate::model::{EntryId, SafetyNumber};
 use crate::statements::AccountHistory;
+use crate::store::records::AccountRecord;
+use kith_crypto::device::CertificateRequest;
+use kith_crypto::sign::VerifyingKey;
 use kith_proto::id::{AccountId, ConversationId, DeviceId};
-use kith_proto::rest::PublishListRequest;
+use kith_proto::rest::{PrekeyUpload, PublishListRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
@@ -12,6 +15,20 @@ use super::Input;
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// What a new device of this account has to know of it.
+pub(crate) struct OwnAccount {
+    pub(crate) account: kith_crypto::AccountId,
+    pub(crate) identity: VerifyingKey,
+    /// The version of the list that will name it first.
+    pub(crate) next_version: u64,
+}
+
+/// A device that was certified: what is to be published, and the account as the new device may pin it once that is done.
+pub(crate) struct Enrolled {
+    pub(crate) publication: PublishListRequest,
+    pub(crate) record: AccountRecord,
+}
 
 /// A call of the app. It is answered after what it changed is durable.
 pub(crate) enum Command {
@@ -23,6 +40,8 @@ pub(crate) enum Command {
     SetVerified { conversation: ConversationId, verified: bool, reply: Reply<Result<(), CallError>> },
     Meet { account: AccountId, username: String, history: AccountHistory, reply: Reply<Result<ConversationId, RequestError>> },
     SignListWithout { device: DeviceId, reply: Reply<Result<PublishListRequest, RequestError>> },
+    DescribeOwn { reply: Reply<Result<OwnAccount, RequestError>> },
+    SignListWith { request: CertificateRequest, prekeys: Box<PrekeyUpload>, reply: Reply<Result<Enrolled, RequestError>> },
     RefreshOwnList { reply: Reply<Result<(), CallError>> },
     SetPresence { hidden: bool, reply: Reply<Result<(), RequestError>> },
 }

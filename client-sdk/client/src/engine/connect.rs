@@ -278,9 +278,9 @@ impl Engine {
                 return self.fetch_failed(fetch, &error);
             }
         };
-        self.finished(fetch, None);
+        let asked_ms = self.finished(fetch, None);
         match (fetch, answer) {
-            (Fetch::Lists { account, .. }, FetchAnswer::Lists(history)) => self.lists_arrived(*account, &history),
+            (Fetch::Lists { account, .. }, FetchAnswer::Lists(history)) => self.lists_arrived(*account, &history, asked_ms),
             (Fetch::Bundles { conversation, account, .. }, FetchAnswer::Bundles(bundles)) => self.bundles_arrived(*conversation, *account, &bundles),
             (Fetch::Keys, FetchAnswer::Keys(state)) => self.keys_known(&state),
             (Fetch::Upload(upload), FetchAnswer::Keys(state)) => self.keys_uploaded(upload, &state),

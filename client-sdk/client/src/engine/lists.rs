@@ -6,6 +6,7 @@ use crate::model::{Blocked, NoticeKind, StopReason};
 use crate::server::ServerError;
 use crate::statements::{AccountHistory, Step};
 use kith_crypto::device::SignedCertificate;
+use kith_crypto::session_set::Pair;
 use kith_crypto::trusted_list::{Lineage, ListError, TrustedList};
 use kith_crypto::{AccountId, DeviceId};
 use kith_proto::v1::{self, ErrorCode};
@@ -57,9 +58,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn lists_arrived(&mut self, account: i64, history: &AccountHistory) -> Result<()> {
+    pub(super) fn lists_arrived(&mut self, account: i64, history: &AccountHistory, asked_ms: u64) -> Result<()> {
         // What does not hold is not believed and has been told; there is nothing else to do about it here.
-        if self.believe(account, history)?.is_ok() {
+        if self.believe(account, history, asked_ms)?.is_ok() {
             self.name(account, history.username.as_deref());
         }
         Ok(())
@@ -97,12 +98,11 @@ impl Engine {
     }
 
     /// Verifies statements one by one and pins where they lead. On the first one that does not hold nothing more is believed, the user is told and sending
-    /// to the account is held back.
-    pub(super) fn believe(&mut self, no: i64, history: &AccountHistory) -> Result<Result<(), ListError>> {
+    /// to the account is held back. `asked_ms` is when the server was asked for them.
+    pub(super) fn believe(&mut self, no: i64, history: &AccountHistory, asked_ms: u64) -> Result<Result<(), ListError>> {
         let known_devices = self.people.known_devices();
-        let now = self.now;
         let Some(account) = self.people.accounts.get_mut(&no) else { return Ok(Err(ListError::WrongAccount)) };
-        account.fetched_ms = now;
+        account.fetched_ms = account.fetched_ms.max(asked_ms);
         let mut certificates = account.certificates()?;
         let before = account.list.as_deref().cloned();
         match follow(account.id, before.clone(), history, &mut certificates, &known_devices) {
@@ -156,14 +156,23 @@ impl Engine {
         Ok(())
     }
 
-    /// The account's keys were replaced by its recovery key: sessions under the old identity end, and nobody has compared the new number yet.
+    /// The account's keys were replaced by its recovery key: nothing more is sent in sessions under the old identity, and nobody has compared the new number
+    /// yet. Devices that the new identity certified have kept their keys, so what is on its way in the old sessions is still read; those of devices that it
+    /// left out were erased. When it is this account, that concerns the sessions with everybody.
     fn rotated(&mut self, no: i64) -> Result<()> {
-        let rows: Vec<i64> = self.people.devices.iter().filter(|(_, device)| device.account == no).map(|(row, _)| *row).collect();
-        for row in rows {
-            self.store.drop_sessions_with(row)?;
-            self.sessions.retain(|key, _| key.device != row);
-            self.bundles.retain(|key, _| key.device != row);
+        let concerned = |device: &super::people::Device| no == ME || device.account == no;
+        let rows: Vec<i64> = self.people.devices.iter().filter(|(_, device)| concerned(device)).map(|(row, _)| *row).collect();
+        for row in self.store.session_rows()?.into_iter().filter(|row| rows.contains(&row.device)) {
+            let (Some(device), Some(conv)) = (self.people.devices.get(&row.device), self.conversations.get(&row.conversation)) else { continue };
+            let Some(account) = self.people.accounts.get(&device.account) else { continue };
+            let pair = Pair { conversation: conv.id, account: account.id, device: device.id };
+            self.load_sessions(row, pair)?;
+            if let Some(sessions) = self.sessions.get_mut(&row) {
+                sessions.set.retire_active(self.now);
+                (sessions.dirty, sessions.skipped_dirty) = (true, true);
+            }
         }
+        self.bundles.retain(|key, _| !rows.contains(&key.device));
         if let Some(account) = self.people.accounts.get_mut(&no) {
             (account.record.verified, account.dirty) = (false, true);
         }

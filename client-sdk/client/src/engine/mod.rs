@@ -33,7 +33,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use command::{Command, EngineHandle, Reply};
+pub(crate) use command::{Command, EngineHandle, OwnAccount, Reply};
 pub(crate) use keys::{BATCH, Wanted, make as make_prekeys};
 pub(crate) use published::Published;
 pub(crate) use round::Parts;
@@ -163,6 +163,8 @@ pub(crate) struct Engine {
     next_arrival: i64,
     now: u64,
     keys_checked_ms: u64,
+    /// When old keys were last looked for.
+    erased_ms: u64,
     typing: HashMap<(i64, AccountId), u64>,
     presence: HashMap<AccountId, crate::model::Presence>,
     stale_before: bool,

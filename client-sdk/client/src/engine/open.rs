@@ -293,6 +293,8 @@ impl Engine {
         conv.dirty = true;
         if mine {
             conv.record.own_head = conv.record.own_head.max(from.seq);
+            // The user wrote here, on another device.
+            conv.record.accepted = true;
         } else if from.seq > conv.record.read {
             conv.record.unread += 1;
         }
@@ -334,7 +336,8 @@ impl Engine {
     /// Whether a message of this name of this device is here already.
     fn is_known(&self, from: From) -> Result<bool> {
         const LOOKED_AT: i64 = 2_000;
-        let entries = self.store.newest_of(from.no, Role::Peer, LOOKED_AT)?;
+        let role = if from.account_no == ME { Role::Mine } else { Role::Peer };
+        let entries = self.store.newest_of(from.no, role, LOOKED_AT)?;
         let same = |record: &EntryRecord| record.device == from.device.as_bytes() && record.client_msg_id == from.message.as_bytes();
         Ok(entries.iter().any(|entry| same(&entry.record)))
     }

@@ -114,7 +114,8 @@ impl Engine {
         entry.record.body = opened.body.to_vec();
         entry.record.c_k = content_hash(&content).to_vec();
         (entry.record.undecryptable, entry.record.repair) = (0, 0);
-        let (change, arrival) = (self.change(), self.arrival());
+        // What this user wrote elsewhere arrives from nobody.
+        let (change, arrival) = (self.change(), (!entry.record.mine).then(|| self.arrival()));
         self.store.mend_entry(entry.no, change, arrival, (chain, opened.head.k), &entry.record)
     }
 }

@@ -33,7 +33,8 @@ const RIPE: u64 = 0;
 /// Requests under way, and those that failed and may be tried again later.
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
-    under_way: Vec<Fetch>,
+    /// With the time at which each was asked.
+    under_way: Vec<(Fetch, u64)>,
     failed: Vec<(Fetch, u32, u64)>,
 }
 
@@ -41,21 +42,27 @@ impl Fetches {
     /// Whether a request may go out now; it is under way from now on.
     fn start(&mut self, fetch: &Fetch, now: u64) -> bool {
         let same = |other: &Fetch| other.same_as(fetch);
-        if self.under_way.len() >= UNDER_WAY || self.under_way.iter().any(same) || self.failed.iter().any(|(other, _, at)| same(other) && *at > now) {
+        if self.under_way.len() >= UNDER_WAY
+            || self.under_way.iter().any(|(other, _)| same(other))
+            || self.failed.iter().any(|(other, _, at)| same(other) && *at > now)
+        {
             return false;
         }
-        self.under_way.push(fetch.clone());
+        self.under_way.push((fetch.clone(), now));
         true
     }
 
-    fn finish(&mut self, fetch: &Fetch, failed_after: Option<u64>, now: u64) {
-        self.under_way.retain(|other| !other.same_as(fetch));
+    /// Gives the time at which it was asked.
+    fn finish(&mut self, fetch: &Fetch, failed_after: Option<u64>, now: u64) -> u64 {
+        let asked = self.under_way.iter().find(|(other, _)| other.same_as(fetch)).map_or(0, |(_, asked)| *asked);
+        self.under_way.retain(|(other, _)| !other.same_as(fetch));
         let before = self.failed.iter().position(|(other, ..)| other.same_as(fetch)).map(|at| self.failed.remove(at));
         if let Some(after_ms) = failed_after {
             let attempts = before.map_or(0, |(_, attempts, _)| attempts) + 1;
             let wait = (FIRST_RETRY_MS << attempts.min(8)).clamp(after_ms.min(3_600_000), LAST_RETRY_MS.max(after_ms));
             self.failed.push((fetch.clone(), attempts, now + wait));
         }
+        asked
     }
 
     fn next_retry(&self) -> Option<u64> {
@@ -124,6 +131,7 @@ impl Engine {
             next_arrival: 0,
             now: now_ms,
             keys_checked_ms: 0,
+            erased_ms: 0,
             typing: HashMap::new(),
             presence: HashMap::new(),
             stale_before: false,
@@ -209,9 +217,10 @@ impl Engine {
         }
     }
 
-    pub(super) fn finished(&mut self, fetch: &Fetch, failed_after: Option<u64>) {
-        self.fetches.finish(fetch, failed_after, self.now);
+    /// Gives the time at which it was asked: what the answer says is at least as new.
+    pub(super) fn finished(&mut self, fetch: &Fetch, failed_after: Option<u64>) -> u64 {
         self.awake.extend(self.conversations.keys());
+        self.fetches.finish(fetch, failed_after, self.now)
     }
 
     /// What follows from the state and the time rather than from an input.

@@ -83,7 +83,7 @@ impl Engine {
                     Composed::Frame(frame) => frame,
                     Composed::Waits => return Ok(()),
                     Composed::Pointless => {
-                        self.drop_out(no, out.no)?;
+                        self.failed(no, out.no)?;
                         continue;
                     }
                 }
@@ -253,9 +253,10 @@ impl Engine {
     fn check_asked_devices(&mut self, no: i64) -> Result<()> {
         let (peer, Some((since, asked))) = ({ self.conv(no)?.record.peer }, self.conv(no)?.asked_devices.clone()) else { return Ok(()) };
         let fetched = |people: &super::people::People, account: i64| people.accounts.get(&account).is_some_and(|a| a.fetched_ms >= since);
-        if !fetched(&self.people, peer) || !fetched(&self.people, ME) {
-            self.want_lists_since(peer, since);
-            self.want_lists_since(ME, since);
+        let old: Vec<i64> = [peer, ME].into_iter().filter(|account| !fetched(&self.people, *account)).collect();
+        if !old.is_empty() {
+            // An answer to a question from before the refusal does not count: the device may have been linked in between.
+            old.into_iter().for_each(|account| self.want_lists(account));
             return Ok(());
         }
         let ghost = asked.iter().any(|device| !self.is_listed(device));

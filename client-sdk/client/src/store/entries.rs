@@ -139,8 +139,15 @@ impl Store {
         Ok(())
     }
 
-    /// An undecryptable entry was repaired: it arrives again.
-    pub(crate) fn mend_entry(&mut self, no: i64, change: i64, arrival: i64, place: (i64, u64), record: &EntryRecord) -> Result<(), StoreError> {
+    /// An undecryptable entry was repaired: it arrives again, if it is another's.
+    pub(crate) fn mend_entry(
+        &mut self,
+        no: i64,
+        change: i64,
+        arrival: Option<i64>,
+        place: (i64, u64),
+        record: &EntryRecord,
+    ) -> Result<(), StoreError> {
         self.set_entry(no, change, record)?;
         let update = "UPDATE entry SET arrival = ?, chain = ?, k = ?, broken = NULL WHERE no = ?";
         self.conn.prepare_cached(update)?.execute(params![arrival, place.0, place.1.cast_signed(), no])?;

@@ -166,6 +166,13 @@ impl Store {
         Ok(())
     }
 
+    /// Where there are sessions.
+    pub(crate) fn session_rows(&self) -> Result<Vec<SessionRow>, StoreError> {
+        let mut statement = self.conn.prepare("SELECT conversation, device FROM session")?;
+        let rows = statement.query_map([], |row| Ok(SessionRow { conversation: row.get(0)?, device: row.get(1)? }))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// Erases every session and every prekey.
     pub(crate) fn drop_sessions_and_prekeys(&mut self) -> Result<(), StoreError> {
         self.begin()?;

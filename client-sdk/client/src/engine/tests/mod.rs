@@ -1,5 +1,7 @@
 //! Whole conversations of engines: what must hold however phones die and servers lie.
 
+mod probing;
+mod renewal;
 mod world;
 
 use super::{Fetch, Input};

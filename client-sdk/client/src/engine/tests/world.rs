@@ -1,5 +1,6 @@
 //! A server small enough to see through, and phones that can be killed: whole conversations of real engines without a socket, a thread or a clock.
 
+use super::super::send::Draft;
 use super::super::{Command, Engine, Fetch, FetchAnswer, Input, Parts, Published};
 use crate::builder::Registration;
 use crate::fault::{FaultHook, FaultPoint};
@@ -8,13 +9,17 @@ use crate::server::ServerError;
 use crate::statements::{AccountHistory, Step, certificate_to_wire};
 use crate::store::{Reader, Store};
 use crate::{start, timeline};
-use kith_crypto::Slice;
 use kith_crypto::device::SignedCertificate;
 use kith_crypto::device_list::SignedDeviceList;
+use kith_crypto::identity::{AccountIdentity, RecoveryKey};
+use kith_crypto::prekey::PrekeyId;
+use kith_crypto::sign::SigningKey;
+use kith_crypto::{Secret, Slice};
 use kith_proto::id::{AccountId, ConversationId, DeviceId};
 use kith_proto::rest::{Bundle, Bundles, KeysState, PrekeyUpload};
 use kith_proto::v1::{self, client_frame, server_frame};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use rand::SeedableRng as _;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,6 +65,7 @@ pub(super) struct Phone {
     stock: PrekeyUpload,
     highest_key: u32,
     history: AccountHistory,
+    recovery: RecoveryKey,
     cursors: HashMap<ConversationId, u64>,
     _folder: tempfile::TempDir,
 }
@@ -89,6 +95,12 @@ pub(super) struct World {
     /// Retries of accepted messages, each of the very bytes of the first time.
     pub(super) identical_retries: u64,
     broken_pipe: HashMap<(u64, ConversationId), bool>,
+    /// Uploads of prekeys reach the server and their answers are lost.
+    pub(super) lose_uploads: bool,
+    /// What each phone has told others through the server, in order.
+    pub(super) told: Vec<(usize, &'static str)>,
+    /// Lengths of every body and of every slice sent.
+    pub(super) lengths: (BTreeSet<usize>, BTreeSet<usize>),
 }
 
 impl World {
@@ -111,6 +123,7 @@ impl World {
         let _ = certificate_to_wire(&certificate);
         let history = AccountHistory { newest_version: 1, steps: vec![Step::List(list, vec![certificate])], leaves: Vec::new(), username: None };
         let (account, device) = (prepared.me.account.clone(), prepared.me.device.clone());
+        let recovery = RecoveryKey::from_entropy(&Secret::from_bytes(prepared.me.recovery.clone().try_into().unwrap()));
         drop(start::confirm(store).unwrap());
         let highest_key = highest(&prepared.upload);
         self.phones.push(Phone {
@@ -129,6 +142,7 @@ impl World {
             stock: prepared.upload,
             highest_key,
             history,
+            recovery,
             cursors: HashMap::new(),
             _folder: folder,
         });
@@ -374,6 +388,9 @@ impl World {
                 phone.stock.last_resort_kem = upload.last_resort_kem.clone().or(phone.stock.last_resort_kem.take());
                 phone.stock.one_time.extend(upload.one_time.iter().cloned());
                 phone.stock.one_time_kem.extend(upload.one_time_kem.iter().cloned());
+                if self.lose_uploads {
+                    return Err(ServerError::Unreachable("the answer is lost".to_owned()));
+                }
                 FetchAnswer::Keys(self.keys(at))
             }
         })
@@ -393,6 +410,13 @@ impl World {
     }
 
     fn serve(&mut self, at: usize, frame: v1::ClientFrame) {
+        match frame.kind.as_ref().unwrap() {
+            client_frame::Kind::Send(_) => self.told.push((at, "send")),
+            client_frame::Kind::Ack(_) => self.told.push((at, "ack")),
+            client_frame::Kind::Read(_) => self.told.push((at, "read")),
+            client_frame::Kind::Typing(_) => self.told.push((at, "typing")),
+            _ => {}
+        }
         match frame.kind.unwrap() {
             client_frame::Kind::Send(send) => self.append(at, frame.id, send),
             client_frame::Kind::Ack(ack) => {
@@ -453,6 +477,8 @@ impl World {
         self.sends += 1;
         let id = ConversationId::try_from(send.conversation.as_ref()).unwrap();
         self.remember_slices(&send);
+        self.lengths.0.insert(send.body.len());
+        self.lengths.1.extend(send.slices.iter().map(|slice| slice.data.len()));
         let rows = self.log.entry(id).or_default();
         let sender = self.phones[at].device.to_bytes();
         let same = |row: &Row| row.deliver.client_msg_id == send.client_msg_id && row.deliver.sender_device == sender;
@@ -583,6 +609,69 @@ impl World {
 
     pub(super) fn delivered_to(&self, at: usize, id: ConversationId, seq: u64) -> v1::Deliver {
         self.row_for(at, id, seq)
+    }
+
+    /// A content that no app call makes, as a client that was changed can send it.
+    pub(super) fn silent(&mut self, at: usize, conversation: ConversationId, kind: u8, body: Vec<u8>) {
+        let engine = self.phones[at].engine.as_mut().unwrap();
+        let no = engine.of[&crate::ids::conversation(conversation)];
+        let client_msg_id = super::super::calls::fresh_message_id(&mut engine.store.rng).to_bytes();
+        engine.queue(no, Draft { kind, client_msg_id, body, ..Draft::default() }).unwrap();
+        engine.store.commit().unwrap();
+        self.run();
+    }
+
+    /// The recovery key of an account replaces its identity key, and the server tells everybody who is there.
+    pub(super) fn rotate_identity(&mut self, at: usize) {
+        let rng = &mut rand::rngs::StdRng::seed_from_u64(self.now);
+        let phone = &mut self.phones[at];
+        let engine = phone.engine.as_ref().unwrap();
+        let before = engine.people.list(1).unwrap();
+        let (key, recovery) = (SigningKey::random(rng), RecoveryKey::random(rng));
+        let rotation = phone.recovery.rotate(&before, key.public(), Some(recovery.public()));
+        let identity = AccountIdentity::rotated(before.account_id(), key, Some(recovery.public()));
+        let between = before.rotate(&rotation).unwrap();
+        let request = engine.keys.request_certificate(before.account_id(), identity.public(), between.version() + 1);
+        let certificate = identity.certify(&request).unwrap();
+        let list = identity.sign_list(Some(&between), &[certificate], self.now);
+        phone.history.newest_version = list.version();
+        phone.history.steps.extend([Step::Rotation(rotation), Step::List(list, vec![certificate])]);
+        phone.recovery = recovery;
+        let (account, version) = (phone.account.to_bytes(), phone.history.newest_version);
+        for other in 0..self.phones.len() {
+            self.push(other, server_frame::Kind::DeviceListChanged(v1::DeviceListChanged { account: account.clone(), version }));
+        }
+        self.run();
+    }
+
+    pub(super) fn safety_number(&mut self, at: usize, conversation: ConversationId) -> String {
+        let (reply, mut answer) = oneshot::channel();
+        self.input(at, Input::Command(Command::SafetyNumber { conversation, reply }));
+        self.run();
+        answer.try_recv().unwrap().unwrap().digits
+    }
+
+    pub(super) fn verify(&mut self, at: usize, conversation: ConversationId) {
+        let (reply, _answer) = oneshot::channel();
+        self.input(at, Input::Command(Command::SetVerified { conversation, verified: true, reply }));
+        self.run();
+    }
+
+    /// How many sessions were ever used.
+    pub(super) fn sessions(&self) -> usize {
+        self.slices.keys().map(|(session, ..)| session).collect::<BTreeSet<_>>().len()
+    }
+
+    /// The ids of the signed and the last-resort prekey that the server hands out.
+    pub(super) fn weekly_keys(&self, at: usize) -> [u32; 2] {
+        let stock = &self.phones[at].stock;
+        [stock.signed.as_ref().unwrap().id, stock.last_resort_kem.as_ref().unwrap().id]
+    }
+
+    /// Whether a phone still has the private part of a prekey.
+    pub(super) fn holds(&self, at: usize, id: u32) -> bool {
+        let store = &self.phones[at].engine.as_ref().unwrap().store;
+        store.prekey(PrekeyId::from_wire(id).unwrap()).unwrap().is_some()
     }
 
     pub(super) fn drain_keys(&mut self, at: usize) {
