@@ -174,8 +174,8 @@ impl Server {
         Ok(())
     }
 
-    /// A token that is good for at least another minute, by a fresh login if need be. There is no other way to get one: a stolen refresh token would
-    /// outlive the login it came from, and a login costs the same two round trips.
+    /// A token that is good for at least another minute, by a fresh login if need be. There is no other way to get one: a refresh
+    /// would save one round trip in ten minutes, and cost a secret that is good for 30 days without the device's key.
     pub(crate) async fn token(&self) -> Result<Token, ServerError> {
         let mut held = self.token.lock().await;
         if let Some(token) = held.as_ref().filter(|token| token.expires_ms > self.clock.now_ms().saturating_add(RENEW_BEFORE_MS)) {

@@ -1,5 +1,6 @@
 //! Whole conversations of engines: what must hold however phones die and servers lie.
 
+mod attacks;
 mod probing;
 mod renewal;
 mod world;

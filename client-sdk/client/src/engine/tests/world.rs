@@ -4,7 +4,7 @@ use super::super::send::Draft;
 use super::super::{Command, Engine, Fetch, FetchAnswer, Input, Parts, Published};
 use crate::builder::Registration;
 use crate::fault::{FaultHook, FaultPoint};
-use crate::model::{Conversation, Entry, Notice};
+use crate::model::{ConnectionState, Conversation, Entry, Notice, StopReason};
 use crate::server::ServerError;
 use crate::statements::{AccountHistory, Step, certificate_to_wire};
 use crate::store::{Reader, Store};
@@ -97,6 +97,8 @@ pub(super) struct World {
     broken_pipe: HashMap<(u64, ConversationId), bool>,
     /// Uploads of prekeys reach the server and their answers are lost.
     pub(super) lose_uploads: bool,
+    /// Why each phone last gave up.
+    pub(super) stopped_for: Vec<Option<StopReason>>,
     /// What each phone has told others through the server, in order.
     pub(super) told: Vec<(usize, &'static str)>,
     /// Lengths of every body and of every slice sent.
@@ -126,6 +128,7 @@ impl World {
         let recovery = RecoveryKey::from_entropy(&Secret::from_bytes(prepared.me.recovery.clone().try_into().unwrap()));
         drop(start::confirm(store).unwrap());
         let highest_key = highest(&prepared.upload);
+        self.stopped_for.push(None);
         self.phones.push(Phone {
             home,
             engine: None,
@@ -272,6 +275,9 @@ impl World {
         let Some(engine) = phone.engine.as_mut() else { return };
         match catch_unwind(AssertUnwindSafe(|| engine.round(inputs, now))) {
             Ok(fetches) => {
+                if let ConnectionState::Stopped(reason) = *phone.published.connection.borrow() {
+                    self.stopped_for[at] = Some(reason);
+                }
                 for fetch in fetches {
                     let answer = self.answer(at, &fetch);
                     self.phones[at].inbox.push_back(Input::Fetched { fetch, answer });
@@ -649,6 +655,25 @@ impl World {
         self.input(at, Input::Command(Command::SafetyNumber { conversation, reply }));
         self.run();
         answer.try_recv().unwrap().unwrap().digits
+    }
+
+    /// A device says that it leaves its account, and another phone learns of it.
+    pub(super) fn leave(&mut self, at: usize, told: usize) {
+        let phone = &mut self.phones[at];
+        let account = crate::ids::account(phone.account);
+        let leave = phone.engine.as_ref().unwrap().keys.leave(account, phone.history.newest_version);
+        phone.history.leaves.push(leave);
+        let engine = self.phones[told].engine.as_mut().unwrap();
+        let no = engine.people.account(account);
+        engine.want_lists(no);
+        self.run();
+    }
+
+    /// Overwrites every stored session of a phone that is not running.
+    pub(super) fn damage_sessions(&self, at: usize) {
+        let database = rusqlite::Connection::open(self.phones[at].home.join("store.db")).unwrap();
+        let damaged = database.execute("UPDATE session SET state = zeroblob(length(state))", []).unwrap();
+        assert!(damaged > 0);
     }
 
     pub(super) fn verify(&mut self, at: usize, conversation: ConversationId) {
