@@ -110,8 +110,10 @@ impl MessageLog for SlowLog {
         self.db.behind(devices).await
     }
     async fn page(&self, device: DeviceRef, conversation: ConversationId, after: u64, limit: PageLimit) -> Result<Page, LogError> {
+        // Read first: what is appended while the door is shut is not in it.
+        let page = self.db.page(device, conversation, after, limit).await;
         self.page.pass().await;
-        self.db.page(device, conversation, after, limit).await
+        page
     }
     async fn acknowledge(&self, device: DeviceRef, cursors: &[(ConversationId, u64)]) -> Result<Vec<Moved>, LogError> {
         self.db.acknowledge(device, cursors).await
