@@ -105,6 +105,17 @@ def test_stale_epoch(alice, dialled, opened, back):
     first.barrier()  # the older connection lives
 
 
+def test_stale_epoch_tells_which_one_is_known(alice, dialled, opened):
+    """So that a store which was copied back can go on above it instead of guessing."""
+    alice.device.epoch = 40
+    opened(alice.device).close()
+    known = alice.device.epoch
+    with pytest.raises(Refused) as caught:
+        dialled().hello(alice.device, epoch=3)
+    assert (caught.value.code, caught.value.error.known_epoch) == ("STALE_STORE", known)
+    dialled().hello(alice.device, epoch=caught.value.error.known_epoch + 1)
+
+
 def test_epoch_zero(alice, dialled):
     assert close_after_refusal(dialled(), device=alice.device, epoch=0)[0] in ("STALE_STORE", "INVALID_FRAME")
 

@@ -295,7 +295,10 @@ pub struct Connected {
 pub enum ConnectError {
     /// The epoch is not greater than the one known.
     #[error("the store's epoch is not newer than the one known")]
-    StaleStore,
+    StaleStore {
+        /// The one known.
+        known: u64,
+    },
     /// The device was revoked, or never existed.
     #[error("the device is revoked")]
     Revoked,

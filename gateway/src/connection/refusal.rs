@@ -12,7 +12,7 @@ const STORAGE_AFTER_MS: u64 = 1_000;
 
 /// An error frame's content, with the retry hint that goes with the code.
 pub(crate) fn error(code: v1::ErrorCode, message: impl Into<String>) -> v1::Error {
-    v1::Error { code: code.into(), message: message.into(), retry: retry(code).into(), after_ms: 0, devices_changed: None }
+    v1::Error { code: code.into(), message: message.into(), retry: retry(code).into(), after_ms: 0, devices_changed: None, known_epoch: 0 }
 }
 
 /// The same, not to be repeated before some time has passed.
@@ -63,7 +63,7 @@ pub(crate) fn of_log(failure: &LogError) -> v1::Error {
 pub(crate) fn of_connect(failure: &ConnectError) -> v1::Error {
     use v1::ErrorCode as Code;
     match failure {
-        ConnectError::StaleStore => error(Code::StaleStore, failure.to_string()),
+        ConnectError::StaleStore { known } => v1::Error { known_epoch: *known, ..error(Code::StaleStore, failure.to_string()) },
         ConnectError::Revoked => error(Code::DeviceRevoked, failure.to_string()),
         ConnectError::Log(failure) => of_log(failure),
     }

@@ -113,10 +113,10 @@ pub(crate) async fn connecting_raises_the_epoch<F: Fixture>() {
     let mut bed = Bed::<F>::new().await;
     assert_eq!(bed.log().connect(device(1, 1), 5).await.unwrap().previous_epoch, 0);
     for stale in [5, 4, 0] {
-        assert!(matches!(bed.log().connect(device(1, 1), stale).await, Err(ConnectError::StaleStore)));
+        assert!(matches!(bed.log().connect(device(1, 1), stale).await, Err(ConnectError::StaleStore { known: 5 })));
     }
     bed = bed.reopen(Reopen::Died).await;
-    assert!(matches!(bed.log().connect(device(1, 1), 5).await, Err(ConnectError::StaleStore)));
+    assert!(matches!(bed.log().connect(device(1, 1), 5).await, Err(ConnectError::StaleStore { .. })));
     assert_eq!(bed.log().connect(device(1, 1), 6).await.unwrap().previous_epoch, 5);
     bed.fixture.revoke(device(1, 1)).await;
     assert!(matches!(bed.log().connect(device(1, 1), 7).await, Err(ConnectError::Revoked)));

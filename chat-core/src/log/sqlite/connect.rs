@@ -30,7 +30,7 @@ impl LogWriter {
         let found = db.prepare_cached(sql)?.query_row([device.device.0, device.account.0], known).optional()?;
         let Some(mut found) = found.filter(|known| !known.revoked) else { return Ok(Err(ConnectError::Revoked)) };
         if epoch <= found.connected.previous_epoch || i64::try_from(epoch).is_err() {
-            return Ok(Err(ConnectError::StaleStore));
+            return Ok(Err(ConnectError::StaleStore { known: found.connected.previous_epoch }));
         }
         db.prepare_cached("UPDATE device SET epoch = ? WHERE no = ?")?.execute((epoch, found.no))?;
         found.connected.device_counter = found.connected.device_counter.max(self.counter(found.no));

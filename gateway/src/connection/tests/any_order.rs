@@ -124,7 +124,9 @@ impl World {
         let plain = |how| if how == 0 { Err(LogError::NotAMember) } else { Ok(()) };
         let conversation = ConversationId::direct(ME.account, PEER.account);
         self.input(Input::Done(match op {
-            Op::Connect { request, .. } if how == 0 => Done::Connect { request, result: Err(ConnectFailure::Refused(ConnectError::StaleStore)) },
+            Op::Connect { request, .. } if how == 0 => {
+                Done::Connect { request, result: Err(ConnectFailure::Refused(ConnectError::StaleStore { known: 9 })) }
+            }
             Op::Connect { request, .. } => Done::Connect { request, result: Ok(connected()) },
             Op::Heads if how == 0 => Done::Heads(Ok(Vec::new())),
             Op::Heads => Done::Heads(Ok(vec![Behind { device: ME, conversation, cursor: 0, head: 3 }])),

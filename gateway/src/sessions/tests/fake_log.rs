@@ -170,7 +170,7 @@ impl MessageLog for FakeLog {
         let mut inner = self.inner.lock();
         let known = inner.epochs.entry(device).or_default();
         if epoch <= *known {
-            return Err(ConnectError::StaleStore);
+            return Err(ConnectError::StaleStore { known: *known });
         }
         let previous_epoch = std::mem::replace(known, epoch);
         Ok(Connected { device_counter: 0, previous_epoch, device_list_version: 1, one_time_left: (100, 100) })
