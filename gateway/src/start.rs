@@ -13,6 +13,7 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -69,6 +70,9 @@ pub enum RunError {
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The thread that writes has ended by itself: a fault of the program. What was accepted is on the disk, and a new process begins from there.
+    #[error("the database has stopped writing")]
+    NotWriting,
     /// The task that accepts connections has ended by itself: a fault of the program.
     #[error("the server has stopped accepting connections")]
     NotAccepting,
@@ -98,22 +102,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     config.validate()?;
     raise_file_limit();
     let tls = if config.has_tls() { Some(tls::acceptor(&config.tls)?) } else { None };
-    let running = Running::start(config, &listener).await?;
-    let server = Arc::new(Server::new(Arc::clone(&running.state), rest::router(Arc::clone(&running.state)), tls));
-    let mut accepting = tokio::spawn(Arc::clone(&server).accept(listener));
-    running.state.health.present("listener");
-    tracing::info!("ready");
-    let asked = tokio::select! {
-        () = shutdown.cancelled() => true,
-        _ = &mut accepting => false,
-    };
-    if !asked {
-        running.state.health.fail();
-    }
-    tracing::info!(asked, "draining");
-    running.stop(&server).await;
-    tracing::info!("stopped");
-    if asked { Ok(()) } else { Err(RunError::NotAccepting) }
+    Running::start(config, &listener).await?.serve(listener, tls, shutdown).await
 }
 
 /// Everything that was started and has to end.
@@ -166,6 +155,29 @@ impl Running {
         Ok(running)
     }
 
+    async fn serve(self, listener: TcpListener, tls: Option<TlsAcceptor>, shutdown: CancellationToken) -> Result<(), RunError> {
+        let server = Arc::new(Server::new(Arc::clone(&self.state), rest::router(Arc::clone(&self.state)), tls));
+        let address = listener.local_addr().ok();
+        let mut accepting = tokio::spawn(Arc::clone(&server).accept(listener));
+        self.state.health.present("listener");
+        tracing::info!(address = address.map(tracing::field::display), "ready");
+        let fault = tokio::select! {
+            () = shutdown.cancelled() => None,
+            _ = &mut accepting => Some(RunError::NotAccepting),
+            () = self.database.ended() => Some(RunError::NotWriting),
+        };
+        if let Some(fault) = &fault {
+            tracing::error!(%fault, "cannot go on");
+            self.state.health.fail();
+        }
+        tracing::info!(asked = fault.is_none(), "draining");
+        // What waits for the log would wait in vain.
+        let within = if matches!(fault, Some(RunError::NotWriting)) { Duration::ZERO } else { config::ms(self.state.config.http.drain_ms) };
+        self.stop(&server, within).await;
+        tracing::info!("stopped");
+        fault.map_or(Ok(()), Err)
+    }
+
     /// Runs a task again and again until the end.
     fn every<F: Future<Output = ()> + Send>(&self, pause: Duration, task: impl Fn(Arc<AppState>) -> F + Send + Sync + 'static) {
         let (state, end) = (Arc::clone(&self.state), self.background.clone());
@@ -180,8 +192,7 @@ impl Running {
         });
     }
 
-    async fn stop(self, server: &Server) {
-        let within = config::ms(self.state.config.http.drain_ms);
+    async fn stop(self, server: &Server, within: Duration) {
         self.state.health.drain();
         // Both at a time: requests that are under way and sockets do not wait for each other.
         tokio::join!(server.drain(within), self.state.sessions.drain(within));
@@ -281,3 +292,47 @@ fn raise_file_limit() {
 
 #[cfg(not(unix))]
 fn raise_file_limit() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// A value that panics where the writer throws it away: as a fault in the writer's own code would.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if std::thread::current().name() == Some("kith-db-write") {
+                panic!("a fault in the writer");
+            }
+        }
+    }
+
+    async fn break_writer(database: &Database) {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let mut holding = Box::pin(database.write("hold", move |_| {
+            let _ = held.recv();
+            Ok::<_, std::convert::Infallible>(())
+        }));
+        assert!(timeout(Duration::ZERO, holding.as_mut()).await.is_err());
+        assert!(timeout(Duration::ZERO, database.write("break", |_| Ok::<_, std::convert::Infallible>(Bomb))).await.is_err());
+        drop(release);
+    }
+
+    /// Otherwise it would go on for ever, refusing everybody, and no supervisor would know.
+    #[tokio::test]
+    async fn a_server_whose_writer_has_ended_ends_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        let listener = bind(&config).unwrap();
+        let running = Running::start(config, &listener).await.unwrap();
+        let (state, database) = (Arc::clone(&running.state), Arc::clone(&running.database));
+        let serving = tokio::spawn(running.serve(listener, None, CancellationToken::new()));
+        break_writer(&database).await;
+        let ended = timeout(DEADLINE, serving).await.expect("it ends").unwrap();
+        assert!(matches!(ended, Err(RunError::NotWriting)), "{ended:?}");
+        assert!(!state.health.readiness().ready);
+    }
+}

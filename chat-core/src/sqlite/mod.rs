@@ -21,7 +21,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     checkpoint::Pace,
@@ -144,6 +144,8 @@ pub struct Database {
     pub(crate) hot: Arc<Mutex<Hot>>,
     readers: Readers,
     pace: Arc<Pace>,
+    /// Nothing is sent on it; closed when the writer has ended.
+    writer_alive: watch::Receiver<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     _lock: File,
 }
@@ -166,10 +168,11 @@ impl Database {
         let readers = Readers::start(path, options.readers, options.read_queue)?;
         let mut threads: Vec<_> = checkpoint::start(path, options.durability, Arc::clone(&pace))?.into_iter().collect();
         let (queue, writer_pace) = (Arc::clone(&commands), Arc::clone(&pace));
-        let writer = Writer::new(db, log, queue, writer_pace, resolved, options.clock, options.purge_every);
+        let (alive, writer_alive) = watch::channel(());
+        let writer = Writer::new(db, log, queue, writer_pace, resolved, options.clock, options.purge_every, alive);
         let writer = std::thread::Builder::new().name("kith-db-write".to_owned()).spawn(move || writer.run());
         threads.push(writer.map_err(|source| OpenError::Io { path: path.to_owned(), source })?);
-        let database = Self { commands, hot, readers, pace, threads: Mutex::new(threads), _lock: lock };
+        let database = Self { commands, hot, readers, pace, writer_alive, threads: Mutex::new(threads), _lock: lock };
         Ok((Arc::new(database), receiver))
     }
 
@@ -217,6 +220,14 @@ impl Database {
         });
         self.readers.push(job).map_err(|refused| refusal(&refused))?;
         answered.await.unwrap_or_else(|_| stopped(name))
+    }
+
+    /// Returns when nothing can be written any more: after [`close`](Self::close), or because of a fault of the program in the writer. Everything that was
+    /// accepted is on the disk. Only opening the database anew, in a new process, makes it work again.
+    pub async fn ended(&self) {
+        let mut alive = self.writer_alive.clone();
+        // Nothing is ever sent: the only change is the end.
+        while alive.changed().await.is_ok() {}
     }
 
     /// Finishes what is waiting, ends the threads and lets go of the file. Dropping does the same.
@@ -285,6 +296,8 @@ fn stopped<T, E>(name: &'static str) -> Result<T, StoreError<E>> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     fn open(path: &Path) -> Arc<Database> {
@@ -330,6 +343,43 @@ mod tests {
         assert!(matches!(fails, Err(StoreError::Job("no"))));
         assert!(matches!(panics, Err(StoreError::Stopped)));
         assert_eq!(count(&db).await, 2);
+    }
+
+    /// A value that panics where it is thrown away: in the writer, if nobody waits for it any more.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if std::thread::current().name() == Some("kith-db-write") {
+                panic!("a bug in the writer");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_has_panicked_is_noticed_and_what_it_committed_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kith.db");
+        let db = open(&path);
+        insert(&db, 1).await.unwrap();
+        // The writer is held until nobody waits for the bomb any more.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let mut holding = Box::pin(db.write("hold", move |_| {
+            let _ = held.recv();
+            Ok::<_, std::convert::Infallible>(())
+        }));
+        let doomed = db.write("doomed", |write| write.tx().execute("INSERT INTO enrolled VALUES (2)", []).map(|_| Bomb));
+        assert!(timeout(Duration::ZERO, holding.as_mut()).await.is_err());
+        assert!(timeout(Duration::ZERO, doomed).await.is_err());
+        drop(release);
+        timeout(Duration::from_secs(20), db.ended()).await.expect("the end is told");
+        holding.await.expect("what was answered before the panic stays answered");
+        assert!(matches!(insert(&db, 3).await, Err(StoreError::Stopped)));
+        assert_eq!(count(&db).await, 2, "the commit came before the panic");
+        drop(db);
+        let db = open(&path);
+        insert(&db, 4).await.unwrap();
+        assert_eq!(count(&db).await, 3);
     }
 
     #[tokio::test]

@@ -1,4 +1,7 @@
 //! The one thread that writes. It takes what is waiting and commits it as one transaction.
+//!
+//! A panic in a job undoes the job. A panic in the log's own code ends the thread: what is in memory may by then be half of something, and what is on the disk
+//! never is, so the whole process has to begin anew ([`Database::ended`](super::Database::ended)), as after a power cut.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -8,7 +11,7 @@ use std::{
 
 use kith_proto::id::{AccountId, DeviceRef};
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     StorageFault,
@@ -79,9 +82,12 @@ pub(crate) struct Writer {
     purge_at: Option<Instant>,
     finishes: Vec<Finish>,
     changed: Vec<AccountId>,
+    /// Dropped with the writer, which is how others learn of its end.
+    _alive: watch::Sender<()>,
 }
 
 impl Writer {
+    #[allow(clippy::too_many_arguments, reason = "called once, by the one who opens the database")]
     pub(crate) fn new(
         db: Connection,
         log: LogWriter,
@@ -90,10 +96,11 @@ impl Writer {
         resolved: mpsc::Sender<Vec<Resolved>>,
         clock: Clock,
         purge_every: Option<Duration>,
+        alive: watch::Sender<()>,
     ) -> Self {
         let purge_at = purge_every.and_then(within);
         checkpoint::watch(&db);
-        Self { db, log, queue, pace, resolved, clock, purge_every, purge_at, finishes: Vec::new(), changed: Vec::new() }
+        Self { db, log, queue, pace, resolved, clock, purge_every, purge_at, finishes: Vec::new(), changed: Vec::new(), _alive: alive }
     }
 
     pub(crate) fn run(mut self) {
