@@ -6,7 +6,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use kith_chat_core::log::{Admission, Append, Gate, Refusal, Ticket};
+use kith_chat_core::{
+    domain::statement::MAX_DEVICES,
+    log::{Admission, Append, Gate, Refusal, Ticket},
+};
 use kith_proto::{
     id::{AccountId, ClientMsgId, ConversationId, DeviceRef},
     v1,
@@ -226,6 +229,10 @@ impl Parts {
 }
 
 fn check_slices(slices: &[v1::Slice]) -> Result<(), v1::Error> {
+    if slices.len() > MAX_DEVICES {
+        // No list names more. This also bounds the answer that says which ones are on no list.
+        return Err(refusal::invalid("more slices than an account can have devices"));
+    }
     if slices.iter().any(|s| s.device.len() != 16) {
         return Err(refusal::invalid("a slice's device is not 16 bytes"));
     }
