@@ -1,19 +1,18 @@
 //! Sessions over a real message log whose reads can be held up, and clients whose sockets are channels that can be stalled.
 #![allow(clippy::result_large_err, reason = "a frame that was not expected is the error, and tests may carry it")]
 
+#[path = "../../src/sessions/tests/channel.rs"]
+mod channel;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
-    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use futures_util::{Sink, Stream, task::AtomicWaker};
 use kith_chat_core::{
     accounts::PresenceSetting,
     domain::Clock,
@@ -34,12 +33,17 @@ use kith_proto::{
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender},
+        watch,
+    },
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+use self::channel::DEADLINE;
+pub(crate) use self::channel::until;
+
 pub(crate) const NOW_MS: u64 = 1_800_000_000_000;
 
 pub(crate) fn device(account: u8) -> DeviceRef {
@@ -79,15 +83,6 @@ impl Door {
     pub(crate) async fn holds_somebody(&self) {
         until(|| self.held.load(Ordering::Acquire) > 0).await;
     }
-}
-
-pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(DEADLINE, wait).await.expect("it never holds");
 }
 
 #[derive(Debug)]
@@ -227,12 +222,9 @@ impl Bed {
     /// A connection that is level with the log.
     pub(crate) async fn level(&self, device: DeviceRef, epoch: u64) -> Client {
         let permit = self.sessions.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("there is room");
-        let (to_server, incoming) = mpsc::unbounded_channel();
-        let (outgoing, from_server) = mpsc::unbounded_channel();
-        let stall = Arc::new(Stall::default());
-        let socket = ChannelSocket { incoming, outgoing, stall: Arc::clone(&stall) };
+        let (socket, ends) = channel::channel();
         self.sessions.spawn(Pump::new(socket, Arc::clone(&self.sessions), permit, false));
-        let mut client = Client { me: device, to_server: Some(to_server), from_server, stall, next_id: 1 };
+        let mut client = Client { me: device, to_server: Some(ends.to_server), from_server: ends.from_server, stall: ends.stall, next_id: 1 };
         let token = self.tokens.issue(device, NOW_MS + 600_000);
         client.request(client_frame::Kind::Hello(v1::Hello { token, version: 1, features: Vec::new(), epoch }));
         client.until(|kind| matches!(kind, Kind::CaughtUp(_))).await;
@@ -260,53 +252,11 @@ async fn register(db: &Database, device: DeviceRef) {
     registered.await.unwrap();
 }
 
-#[derive(Default)]
-pub(crate) struct Stall {
-    full: AtomicBool,
-    waker: AtomicWaker,
-}
-
-struct ChannelSocket {
-    incoming: mpsc::UnboundedReceiver<Result<Inbound, SocketError>>,
-    outgoing: mpsc::UnboundedSender<Outgoing>,
-    stall: Arc<Stall>,
-}
-
-impl ChannelSocket {
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.stall.waker.register(cx.waker());
-        if self.stall.full.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(Ok(())) }
-    }
-}
-
-impl Stream for ChannelSocket {
-    type Item = Result<Inbound, SocketError>;
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.incoming.poll_recv(cx)
-    }
-}
-
-impl Sink<Outgoing> for ChannelSocket {
-    type Error = SocketError;
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.poll_room(cx)
-    }
-    fn start_send(self: Pin<&mut Self>, item: Outgoing) -> Result<(), SocketError> {
-        self.outgoing.send(item).map_err(|_| SocketError::Io(std::io::ErrorKind::BrokenPipe.into()))
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.poll_room(cx)
-    }
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.poll_room(cx)
-    }
-}
-
 pub(crate) struct Client {
     pub(crate) me: DeviceRef,
-    to_server: Option<mpsc::UnboundedSender<Result<Inbound, SocketError>>>,
-    from_server: mpsc::UnboundedReceiver<Outgoing>,
-    stall: Arc<Stall>,
+    to_server: Option<UnboundedSender<Result<Inbound, SocketError>>>,
+    from_server: UnboundedReceiver<Outgoing>,
+    stall: Arc<channel::Stall>,
     next_id: u64,
 }
 
@@ -357,8 +307,7 @@ impl Client {
     }
 
     pub(crate) fn stall(&self, full: bool) {
-        self.stall.full.store(full, Ordering::Release);
-        self.stall.waker.wake();
+        self.stall.set(full);
     }
 
     /// Ends the socket.

@@ -1,5 +1,6 @@
 //! Many connections together, over a log in memory and under a paused clock.
 
+mod channel;
 mod embedded;
 mod fake_log;
 mod rig;
@@ -12,13 +13,19 @@ use kith_proto::{
     v1::{ErrorCode, client_frame, server_frame::Kind},
 };
 
-use self::rig::{Client, UNIX_MS, direct, text_to};
+use self::{
+    channel::until,
+    rig::{Client, UNIX_MS, direct, text_to},
+};
 pub(crate) use self::{
     fake_log::FakeLog,
     rig::{Rig, device},
 };
 use super::SessionSettings;
-use crate::socket::SocketError;
+use crate::{
+    connection::Outgoing,
+    socket::{Inbound, SocketError},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -60,9 +67,7 @@ async fn a_message_is_accepted_delivered_and_acknowledged() {
     assert_eq!((deliver.seq, &deliver.body[..], &deliver.slice[..]), (1, &b"body 1"[..], &b"slice"[..]));
     assert_eq!(deliver.sender_device[..], alice.device.0);
     b.ack(direct(alice, bob), 1);
-    while log.cursor(bob, direct(alice, bob)) == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| log.cursor(bob, direct(alice, bob)) > 0).await;
     drop((a, b));
     rig.stop().await;
 }
@@ -137,7 +142,7 @@ async fn a_reader_that_never_reads_is_cut_and_costs_no_memory() {
     }
     assert_eq!(rig.sessions.counters().overflows.value(), 1, "after the inbox ran over, the log holds the rest");
     assert!(rig.sessions.counters().delivered_live.value() <= 9);
-    while rig.sessions.counters().too_slow.value() == 0 {
+    until(|| {
         a.pong();
         tokio::time::sleep(SECOND).await;
     }
@@ -194,9 +199,7 @@ async fn after_a_refusal_later_sends_are_refused_until_a_restart_and_answers_kee
     let invalid = a.send(v1::Send { body: bytes::Bytes::new(), ..text_to(alice, bob, 3) });
     let after = a.send(text_to(alice, bob, 4));
     let restart = a.send(v1::Send { restart: true, ..text_to(alice, bob, 5) });
-    while log.waiting() < 4 {
-        tokio::task::yield_now().await;
-    }
+    until(|| log.waiting() >= 4).await;
     log.release();
     assert_eq!(error_of(a.next_frame().await.unwrap()), (first, ErrorCode::UnknownAccount));
     assert_eq!(error_of(a.next_frame().await.unwrap()), (second, ErrorCode::EarlierRefused));
@@ -229,9 +232,7 @@ async fn more_sends_than_allowed_are_refused_and_none_is_left_unanswered() {
     let mut a = rig.level(alice, 1).await;
     log.hold();
     let ids: Vec<_> = (1..=30).map(|n| a.send(text_to(alice, bob, n))).collect();
-    while log.waiting() < 4 {
-        tokio::task::yield_now().await;
-    }
+    until(|| log.waiting() >= 4).await;
     assert!(a.is_quiet(SECOND).await);
     log.release();
     let mut answered = Vec::new();
@@ -353,9 +354,7 @@ async fn draining_answers_what_was_taken_and_says_when_to_come_back() {
     let mut quiet = rig.level(bob, 1).await;
     log.hold();
     let id = a.send(text_to(alice, bob, 1));
-    while log.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| log.waiting() > 0).await;
     let draining = tokio::spawn({
         let sessions = Arc::clone(&rig.sessions);
         async move { sessions.drain(10 * SECOND).await }

@@ -3,17 +3,11 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use futures_util::{Sink, Stream, task::AtomicWaker};
 use kith_chat_core::{
     accounts::PresenceSetting,
     domain::Clock,
@@ -28,7 +22,10 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::super::{Ports, PresenceStore, SessionSettings, Sessions};
+use super::{
+    super::{Ports, PresenceStore, SessionSettings, Sessions},
+    channel::{self, DEADLINE},
+};
 use crate::{
     connection::Outgoing,
     socket::{Inbound, Pump, SocketError},
@@ -37,7 +34,6 @@ use crate::{
 
 pub(crate) const UNIX_MS: u64 = 1_000_000;
 const TOKEN_UNTIL_MS: u64 = UNIX_MS + 600_000;
-const DEADLINE: Duration = Duration::from_secs(100);
 
 pub(crate) fn device(account: u8, device: u8) -> DeviceRef {
     DeviceRef { account: AccountId([account; 16]), device: DeviceId([device; 16]) }
@@ -124,12 +120,9 @@ impl Rig {
     /// A socket whose upgrade has been answered.
     pub(crate) fn open(&self) -> Client {
         let permit = self.sessions.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("there is room");
-        let (to_server, incoming) = mpsc::unbounded_channel();
-        let (outgoing, from_server) = mpsc::unbounded_channel();
-        let stall = Arc::new(Stall::default());
-        let socket = ChannelSocket { incoming, outgoing, stall: Arc::clone(&stall) };
+        let (socket, ends) = channel::channel();
         self.sessions.spawn(Pump::new(socket, Arc::clone(&self.sessions), permit, false));
-        Client { to_server, from_server, stall, next_id: 1 }
+        Client { ends, next_id: 1 }
     }
 
     pub(crate) async fn connect(&self, device: DeviceRef, epoch: u64) -> Client {
@@ -153,52 +146,8 @@ impl Rig {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct Stall {
-    full: AtomicBool,
-    waker: AtomicWaker,
-}
-
-struct ChannelSocket {
-    incoming: mpsc::UnboundedReceiver<Result<Inbound, SocketError>>,
-    outgoing: mpsc::UnboundedSender<Outgoing>,
-    stall: Arc<Stall>,
-}
-
-impl Stream for ChannelSocket {
-    type Item = Result<Inbound, SocketError>;
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.incoming.poll_recv(cx)
-    }
-}
-
-impl ChannelSocket {
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.stall.waker.register(cx.waker());
-        if self.stall.full.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(Ok(())) }
-    }
-}
-
-impl Sink<Outgoing> for ChannelSocket {
-    type Error = SocketError;
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.poll_room(cx)
-    }
-    fn start_send(self: Pin<&mut Self>, item: Outgoing) -> Result<(), SocketError> {
-        self.outgoing.send(item).map_err(|_| SocketError::Io(std::io::ErrorKind::BrokenPipe.into()))
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.poll_room(cx)
-    }
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
-        self.poll_room(cx)
-    }
-}
-
 pub(crate) struct Client {
-    to_server: mpsc::UnboundedSender<Result<Inbound, SocketError>>,
-    from_server: mpsc::UnboundedReceiver<Outgoing>,
-    stall: Arc<Stall>,
+    ends: channel::Ends,
     next_id: u64,
 }
 
@@ -217,15 +166,15 @@ impl Client {
 
     fn frame(&self, frame: v1::ClientFrame) {
         // Nobody listens any more if the server has closed; what it said before is in the other channel.
-        let _ = self.to_server.send(Ok(Inbound::Frame(frame)));
+        let _ = self.ends.to_server.send(Ok(Inbound::Frame(frame)));
     }
 
     pub(crate) fn pong(&self) {
-        let _ = self.to_server.send(Ok(Inbound::Heard));
+        let _ = self.ends.to_server.send(Ok(Inbound::Heard));
     }
 
     pub(crate) fn garbage(&self, fault: SocketError) {
-        let _ = self.to_server.send(Err(fault));
+        let _ = self.ends.to_server.send(Err(fault));
     }
 
     pub(crate) fn hello(&mut self, token: String, epoch: u64) -> u64 {
@@ -242,14 +191,13 @@ impl Client {
 
     /// The socket takes nothing more, or takes again.
     pub(crate) fn stall(&self, full: bool) {
-        self.stall.full.store(full, Ordering::Release);
-        self.stall.waker.wake();
+        self.ends.stall.set(full);
     }
 
     /// The next frame with its id; `None` when the server has closed. Pings are answered.
     pub(crate) async fn next_frame(&mut self) -> Option<v1::ServerFrame> {
         loop {
-            let outgoing = timeout(DEADLINE, self.from_server.recv()).await.expect("a frame comes")?;
+            let outgoing = timeout(DEADLINE, self.ends.from_server.recv()).await.expect("a frame comes")?;
             match outgoing {
                 Outgoing::Ping => self.pong(),
                 Outgoing::Close(_) => {}
