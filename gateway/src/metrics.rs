@@ -76,6 +76,8 @@ impl Metrics {
         one("kith_ws_overflows_total", "counter", "Inboxes that ran over.", sessions.overflows.value());
         one("kith_ws_rescues_total", "counter", "Devices that a keep-alive found behind.", sessions.rescues.value());
         one("kith_ws_too_slow_total", "counter", "Connections cut because they did not read.", sessions.too_slow.value());
+        one("kith_ws_slowed_total", "counter", "Times a connection was not read for sending too much that was not new.", sessions.slowed.value());
+        one("kith_log_full_total", "counter", "Messages refused because the log's queue was full.", sessions.log_full.value());
         one("kith_log_appends_waiting", "gauge", "Appends on their way through the log.", sessions.in_log.value());
         refusals(&mut page, sessions);
         latency(&mut page, sessions);

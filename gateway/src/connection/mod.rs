@@ -19,7 +19,7 @@ mod sends;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use kith_chat_core::log::{Append, Outcome, Resolved};
 use kith_proto::{
@@ -42,6 +42,8 @@ use crate::{sessions::SessionSettings, token::TokenKey};
 const MAX_WAITING: usize = 32;
 /// Conversations with a merged acknowledgement waiting; with more the connection is not read.
 const MAX_ACKS: usize = 1_024;
+/// The interval in which sends that bring nothing new are counted.
+const BRAKE_MS: u64 = 1_000;
 /// Clients that were too slow, or asked for too much, are asked to stay away for up to this long.
 const COME_BACK_WITHIN_MS: u32 = 10_000;
 
@@ -89,6 +91,8 @@ pub enum Input {
     Done(Done),
     /// Something the hub wants to be seen to.
     Signal(Signal),
+    /// The pause that was asked for is over.
+    Resume,
 }
 
 /// What the hub tells a connection.
@@ -120,6 +124,8 @@ pub enum Action {
     Submit(Append),
     /// Do this and tell [`Input::Done`].
     Run(Op),
+    /// The connection is not read for so long; then tell [`Input::Resume`].
+    Pause(Duration),
     /// Flush and close with this WebSocket code.
     Close(u16),
 }
@@ -152,6 +158,10 @@ pub struct Connection {
     acks: Vec<(ConversationId, u64)>,
     typing_since_ms: u64,
     typing_count: u32,
+    /// Sends that brought nothing new since then.
+    old_since_ms: u64,
+    old_count: u32,
+    paused: bool,
 }
 
 impl Connection {
@@ -175,6 +185,9 @@ impl Connection {
             acks: Vec::new(),
             typing_since_ms: 0,
             typing_count: 0,
+            old_since_ms: 0,
+            old_count: 0,
+            paused: false,
         }
     }
 
@@ -190,10 +203,10 @@ impl Connection {
         matches!(self.state, State::AwaitingHello)
     }
 
-    /// Whether more frames may be read: not while connecting, nor while too many answers are owed.
+    /// Whether more frames may be read: not while connecting or paused, nor while too many answers are owed.
     #[must_use]
     pub fn wants_frames(&self) -> bool {
-        let ready = !matches!(self.state, State::Connecting | State::Closed) && !self.draining;
+        let ready = !matches!(self.state, State::Connecting | State::Closed) && !self.draining && !self.paused;
         let owed = self.sends.unanswered() < 2 * self.shared.settings.max_sends_in_flight;
         ready && owed && self.waiting.len() < MAX_WAITING && self.acks.len() < MAX_ACKS
     }
@@ -209,12 +222,13 @@ impl Connection {
             Input::Malformed(code) => self.goodbye(code, out),
             Input::HelloOverdue => self.hello_overdue(out),
             Input::PeerGone => (self.draining, self.peer_gone) = (true, true),
-            Input::Answer(message) => self.answer(&message, out),
+            Input::Answer(message) => self.answer(&message, now, out),
             Input::Bounced(append) => self.bounced(&append, out),
             Input::Live(live) => out.push(Action::Send(Outgoing::Live(live))),
             Input::Push(kind) => out.push(Action::Send(Outgoing::push(*kind))),
             Input::Done(done) => self.done(done, now, out),
             Input::Signal(signal) => self.signal(signal, now, out),
+            Input::Resume => self.paused = false,
         }
         self.go_on(out);
     }
@@ -256,8 +270,11 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, message: &Resolved, out: &mut Vec<Action>) {
+    fn answer(&mut self, message: &Resolved, now: Now, out: &mut Vec<Action>) {
         let id = message.append.ticket.request;
+        if !matches!(message.outcome, Outcome::Accepted { duplicate: false, .. }) {
+            self.brake(now, out);
+        }
         out.push(Action::Send(match &message.outcome {
             Outcome::Accepted { seq, at_ms, duplicate, .. } => {
                 Outgoing::Accepted { id, client_msg_id: message.append.client_msg_id, seq: *seq, at_ms: *at_ms, duplicate: *duplicate }
@@ -265,6 +282,20 @@ impl Connection {
             Outcome::Refused(refusal) => Outgoing::answer(id, Kind::Error(refusal::of_refusal(refusal))),
         }));
         self.sends.answered(message.append.conversation, id, |id, error| out.push(Action::Send(Outgoing::answer(id, Kind::Error(*error)))));
+    }
+
+    /// A duplicate is always answered, before any limit, and so is whatever a limit refuses: each costs the log a look. Whoever sends many of them is read
+    /// more slowly, so that they wait in the socket instead.
+    fn brake(&mut self, now: Now, out: &mut Vec<Action>) {
+        if now.running_ms.saturating_sub(self.old_since_ms) >= BRAKE_MS {
+            (self.old_since_ms, self.old_count) = (now.running_ms, 0);
+        }
+        self.old_count = self.old_count.saturating_add(1);
+        if self.old_count > self.shared.settings.old_sends_per_second && !self.paused {
+            self.paused = true;
+            let left_ms = (self.old_since_ms + BRAKE_MS).saturating_sub(now.running_ms).max(1);
+            out.push(Action::Pause(Duration::from_millis(left_ms)));
+        }
     }
 
     fn signal(&mut self, signal: Signal, now: Now, out: &mut Vec<Action>) {

@@ -99,6 +99,10 @@ pub struct Counters {
     pub rescues: Counter,
     /// Connections that took longer to take what was sent than the keep-alive allows.
     pub too_slow: Counter,
+    /// Times that a connection was not read for a while, because its sends brought nothing new.
+    pub slowed: Counter,
+    /// Appends that found the log's queue full.
+    pub log_full: Counter,
     /// Appends on their way through the log.
     pub in_log: Gauge,
     /// From the frame to the answer of the log; one send in sixteen is measured.
@@ -120,6 +124,8 @@ impl Default for Counters {
             overflows: Counter::default(),
             rescues: Counter::default(),
             too_slow: Counter::default(),
+            slowed: Counter::default(),
+            log_full: Counter::default(),
             in_log: Gauge::default(),
             accept_latency: Latency::default(),
             refused: std::array::from_fn(|_| Counter::default()),

@@ -23,7 +23,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -93,7 +93,7 @@ pub struct Sessions {
     courier: Courier,
     presence: Presence,
     admit_send: AdmitSend,
-    draining: AtomicBool,
+    draining: CancellationToken,
     drained: tokio::sync::Notify,
     sessions: Gauge,
     tracker: TaskTracker,
@@ -123,7 +123,7 @@ impl Sessions {
             courier: Courier::default(),
             presence: Presence::new(presence),
             admit_send,
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             drained: tokio::sync::Notify::new(),
             sessions: Gauge::default(),
             tracker: tracker.clone(),
@@ -198,7 +198,7 @@ impl Sessions {
     /// Lets a new socket in, or not.
     #[must_use]
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Permit> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.draining.is_cancelled() {
             return None;
         }
         let permit = Lobby::admit(self, address);
@@ -213,6 +213,11 @@ impl Sessions {
         self.tracker.spawn(task);
     }
 
+    /// Cancelled when the server is going away.
+    pub(crate) fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
     pub(crate) fn next_connection(&self) -> u64 {
         self.next_connection.fetch_add(1, Ordering::Relaxed)
     }
@@ -222,7 +227,7 @@ impl Sessions {
         let session = Arc::new(Session::new(id, device, token_until_ms, self.now().running_ms));
         self.sessions.up();
         self.directory.insert(Arc::clone(&session));
-        if self.draining.load(Ordering::Acquire) {
+        if self.draining.is_cancelled() {
             session.signal(Signal::Drain);
         }
         session
@@ -250,6 +255,7 @@ impl Sessions {
             return Err(reason);
         }
         self.counters.logins.one();
+        tracing::debug!(connection = session.id(), "open");
         if first {
             self.presence_changed(account, false);
         }
@@ -264,6 +270,7 @@ impl Sessions {
         if session.is_established() && !self.online(account) {
             self.last_seen(account);
         }
+        tracing::debug!(connection = session.id(), "over");
         self.sessions.down();
         self.drained.notify_one();
     }
@@ -276,9 +283,10 @@ impl Sessions {
         session.go_live(force)
     }
 
-    pub(crate) fn goodbye(&self, reason: i32) {
-        self.counters.refused(reason);
-        if reason == i32::from(v1::ErrorCode::TooSlow) {
+    pub(crate) fn goodbye(&self, connection: u64, reason: v1::ErrorCode) {
+        tracing::debug!(connection, reason = reason.as_str_name(), "goodbye");
+        self.counters.refused(reason.into());
+        if reason == v1::ErrorCode::TooSlow {
             self.counters.too_slow.one();
         }
     }
@@ -289,7 +297,10 @@ impl Sessions {
             append.admission = (self.admit_send)(&append.sender);
         }
         self.counters.in_log.up();
-        self.log.submit(append).inspect_err(|_| self.counters.in_log.down())
+        self.log.submit(append).inspect_err(|_| {
+            self.counters.in_log.down();
+            self.counters.log_full.one();
+        })
     }
 
     fn inbox_limit(&self) -> InboxLimit {

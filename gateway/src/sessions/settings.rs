@@ -45,6 +45,9 @@ pub struct SessionSettings {
     pub keys_low_below: u32,
     /// Forwarded typing notices per second and connection; the rest is dropped.
     pub typing_per_second: u32,
+    /// Sends per second and connection that bring nothing new (duplicates, and what the log refuses); with more the connection is not read for the rest of
+    /// the second.
+    pub old_sends_per_second: u32,
     /// A log operation without an answer by then counts as failed, its outcome as unknown.
     pub log_deadline: Duration,
     /// Fault injection for tests, never set by configuration: live deliveries are dropped as if every queue were full and nobody had noticed. What is
@@ -75,6 +78,7 @@ impl Default for SessionSettings {
             drain_spread: Duration::from_secs(10),
             keys_low_below: 20,
             typing_per_second: 4,
+            old_sends_per_second: 256,
             log_deadline: Duration::from_secs(20),
             drop_live_deliveries: false,
         }

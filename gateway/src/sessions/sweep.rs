@@ -11,6 +11,13 @@ use crate::connection::{Now, Signal};
 /// Devices whose heads are read together.
 const HEADS_AT_ONCE: usize = 256;
 
+/// What the operator has been told of overload.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Told {
+    log_full: u64,
+    turned_away: u64,
+}
+
 impl Sessions {
     /// Runs for as long as the process serves.
     pub(super) async fn sweep(self: Arc<Self>) {
@@ -18,13 +25,27 @@ impl Sessions {
         let round = Duration::from_secs(1).min(keep_alive / 4).max(Duration::from_millis(1));
         let mut tick = interval((round / u32::try_from(SHARDS).unwrap_or(1)).max(Duration::from_millis(1)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Told::default();
         for shard in (0..SHARDS).cycle() {
             tick.tick().await;
+            if shard == 0 {
+                self.tell_of_overload(&mut told);
+            }
             let sessions = self.directory.in_shard(shard);
             let due = self.see_to(&sessions, self.now());
             for sessions in due.chunks(HEADS_AT_ONCE) {
                 self.check_heads(sessions).await;
             }
+        }
+    }
+
+    /// Once a round at most, whatever clients do.
+    fn tell_of_overload(&self, told: &mut Told) {
+        let now = Told { log_full: self.counters.log_full.value(), turned_away: self.counters.turned_away.value() };
+        if now != *told {
+            let (messages, connections) = (now.log_full - told.log_full, now.turned_away - told.turned_away);
+            tracing::warn!(messages, connections, "overloaded: messages were refused because the log is full, or connections for lack of room");
+            *told = now;
         }
     }
 

@@ -13,11 +13,12 @@ use std::{
 use futures_util::{Sink, Stream};
 use kith_chat_core::log::Append;
 use kith_proto::{v1, v1::server_frame::Kind};
-use tokio::time::Sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::{Inbound, SocketError};
 use crate::{
-    connection::{Action, Connection, Done, Input, Now, Op, Outgoing},
+    connection::{Action, Connection, Done, Input, Now, Op, Outgoing, Signal},
     sessions::{Event, Permit, Session, Sessions, Taken, execute},
 };
 
@@ -29,6 +30,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 const SAMPLE: u64 = 16;
 
 type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
+/// What the connection is told after a while.
+type Later = Pin<Box<dyn Future<Output = Input> + Send>>;
 
 /// A connection with its socket. The future ends when both are over.
 pub struct Pump<S> {
@@ -37,8 +40,8 @@ pub struct Pump<S> {
     connection: Connection,
     session: Option<Arc<Session>>,
     running: Option<Running>,
-    /// For Hello, and later for closing.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// For Hello, for a pause in reading, and for closing, of which only one can be at a time.
+    later: Option<Later>,
     sample: Option<(u64, tokio::time::Instant)>,
     submitted: u64,
     read_over: bool,
@@ -65,14 +68,14 @@ where
     pub fn new(socket: S, sessions: Arc<Sessions>, permit: Permit, text: bool) -> Self {
         let id = sessions.next_connection();
         let connection = Connection::new(id, Arc::clone(sessions.shared()), text, sessions.now());
-        let deadline = Some(Box::pin(tokio::time::sleep(sessions.shared().settings.hello_within)));
+        let later = Some(hello(sessions.shared().settings.hello_within, sessions.draining().clone()));
         Self {
             socket,
             sessions,
             connection,
             session: None,
             running: None,
-            deadline,
+            later,
             sample: None,
             submitted: 0,
             read_over: false,
@@ -102,7 +105,7 @@ where
         match action {
             Action::Send(outgoing) => self.put(outgoing),
             Action::Identify(device, token_until_ms) => {
-                self.deadline = None;
+                self.later = None;
                 self.permit.identified();
                 self.session = Some(self.sessions.register(self.id, device, token_until_ms));
             }
@@ -116,7 +119,11 @@ where
             Action::Close(code) => {
                 self.put(Outgoing::Close(code));
                 self.closing = true;
-                self.deadline = Some(Box::pin(tokio::time::sleep(CLOSE_WITHIN)));
+                self.later = Some(resume(CLOSE_WITHIN));
+            }
+            Action::Pause(pause) => {
+                self.sessions.counters().slowed.one();
+                self.later = Some(resume(pause));
             }
         }
         None
@@ -126,7 +133,7 @@ where
         match &outgoing {
             Outgoing::Frame(frame) => match &frame.kind {
                 Some(Kind::Error(error)) => self.sessions.counters().refused(error.code),
-                Some(Kind::Goodbye(goodbye)) => self.sessions.goodbye(goodbye.reason),
+                Some(Kind::Goodbye(goodbye)) => self.sessions.goodbye(self.id, goodbye.reason()),
                 _ => {}
             },
             Outgoing::Entry(..) => self.sessions.counters().delivered_from_log.one(),
@@ -234,13 +241,15 @@ where
         frames
     }
 
-    fn overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    fn due(&mut self, cx: &mut Context<'_>) -> Option<Input> {
+        let Poll::Ready(input) = self.later.as_mut()?.as_mut().poll(cx) else { return None };
+        self.later = None;
+        Some(input)
     }
 
     fn poll_closing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.unregister();
-        if self.overdue(cx) {
+        if self.due(cx).is_some() {
             return Poll::Ready(());
         }
         Pin::new(&mut self.socket).poll_close(cx).map(|_| ())
@@ -249,8 +258,8 @@ where
     /// One round over everything that may have something. `None` when the connection is over or closing.
     fn turn(&mut self, cx: &mut Context<'_>, actions: &mut Vec<Action>) -> Option<u32> {
         let now = self.sessions.now();
-        if self.connection.awaits_hello() && self.overdue(cx) {
-            self.handle(Input::HelloOverdue, now, actions);
+        if let Some(input) = self.due(cx) {
+            self.handle(input, now, actions);
         }
         let mut progress = 0;
         let room = Pin::new(&mut self.socket).poll_ready(cx);
@@ -273,6 +282,23 @@ where
         }
         self.running = None;
     }
+}
+
+/// A server that goes away does not wait for a Hello.
+fn hello(within: Duration, draining: CancellationToken) -> Later {
+    Box::pin(async move {
+        match timeout(within, draining.cancelled()).await {
+            Ok(()) => Input::Signal(Signal::Drain),
+            Err(_) => Input::HelloOverdue,
+        }
+    })
+}
+
+fn resume(after: Duration) -> Later {
+    Box::pin(async move {
+        sleep(after).await;
+        Input::Resume
+    })
 }
 
 impl<S> Future for Pump<S>

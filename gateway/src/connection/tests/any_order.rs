@@ -62,7 +62,7 @@ impl World {
                 Action::Run(op) => {
                     assert!(self.running.replace(op).is_none(), "one operation at a time");
                 }
-                Action::Identify(..) | Action::TokenUntil(_) | Action::Close(_) => {}
+                Action::Identify(..) | Action::TokenUntil(_) | Action::Close(_) | Action::Pause(_) => {}
             }
         }
     }

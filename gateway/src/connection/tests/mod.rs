@@ -109,10 +109,54 @@ fn constant_traffic_does_not_keep_a_connection_from_going_live() {
     assert!(matches!(frames(&actions)[0].kind, Some(Kind::CaughtUp(_))), "live already, and the heads were read after it");
 }
 
+fn slices(count: u8) -> Vec<v1::Slice> {
+    (0..count).map(|n| v1::Slice { device: vec![n; 16].into(), data: "slice".into() }).collect()
+}
+
+#[test]
+fn the_answer_that_tells_of_other_devices_fits_into_the_smallest_frame() {
+    use prost::Message as _;
+    let mut connection = live();
+    let wrong = v1::Send { slices: slices(10), own_slices: slices(10), ..send() };
+    let append = submitted(handle(&mut connection, frame(2, client_frame::Kind::Send(wrong))));
+    let devices = vec![PEER; 20];
+    let refused = Outcome::Refused(Refusal::DevicesChanged { missing: devices.clone(), extra: devices });
+    let actions = handle(&mut connection, resolved(append, refused));
+    let frame = &frames(&actions)[0];
+    assert!(frame.encoded_len() <= 4 * 1024, "the least that may be configured: {}", frame.encoded_len());
+}
+
+#[test]
+fn a_pause_follows_too_many_sends_that_bring_nothing_new() {
+    let mut connection = Connection { shared: shared(SessionSettings { old_sends_per_second: 2, ..SessionSettings::default() }), ..live() };
+    let outcomes = [
+        Outcome::Accepted { seq: 1, at_ms: 1, duplicate: false, mutual: false },
+        Outcome::Accepted { seq: 1, at_ms: 1, duplicate: true, mutual: false },
+        Outcome::Accepted { seq: 1, at_ms: 1, duplicate: true, mutual: false },
+        Outcome::Refused(Refusal::RateLimited { after_ms: 5 }),
+    ];
+    let appends: Vec<_> = (2..6).map(|id| submitted(handle(&mut connection, frame(id, client_frame::Kind::Send(send()))))).collect();
+    for (at, (append, outcome)) in appends.into_iter().zip(outcomes).enumerate() {
+        let actions = handle(&mut connection, resolved(append, outcome));
+        let paused = actions.iter().any(|action| matches!(action, Action::Pause(pause) if *pause == Duration::from_secs(1)));
+        assert_eq!((paused, connection.wants_frames()), (at == 3, at != 3), "answer {at}");
+    }
+    assert!(handle(&mut connection, Input::Resume).is_empty());
+    assert!(connection.wants_frames());
+}
+
+#[test]
+fn a_drain_before_hello_ends_the_socket_as_going_away() {
+    let mut connection = connection();
+    let actions = handle(&mut connection, Input::Signal(Signal::Drain));
+    assert_eq!(code_of(&actions), Some(ErrorCode::Draining));
+    assert!(matches!(actions.last(), Some(Action::Close(1001))));
+}
+
 #[test]
 fn sends_with_wrong_values_are_refused() {
     type Change = fn(&mut v1::Send);
-    let cases: [(&str, Change, ErrorCode); 10] = [
+    let cases: [(&str, Change, ErrorCode); 12] = [
         ("conversation length", |s| s.conversation = vec![0; 15].into(), ErrorCode::InvalidFrame),
         ("recipient length", |s| s.recipient = vec![0; 17].into(), ErrorCode::InvalidFrame),
         ("client_msg_id length", |s| s.client_msg_id = bytes::Bytes::new(), ErrorCode::InvalidFrame),
@@ -122,6 +166,8 @@ fn sends_with_wrong_values_are_refused() {
         ("no counter", |s| s.device_counter = 0, ErrorCode::InvalidFrame),
         ("slice device length", |s| s.slices[0].device = vec![0; 3].into(), ErrorCode::InvalidFrame),
         ("two slices for one device", |s| s.slices.push(s.slices[0].clone()), ErrorCode::InvalidFrame),
+        ("more slices than a list has devices", |s| s.slices = slices(11), ErrorCode::InvalidFrame),
+        ("the same for the own account", |s| s.own_slices = slices(11), ErrorCode::InvalidFrame),
         ("no room for a Deliver", |s| s.body = vec![0; 65_400].into(), ErrorCode::TooLarge),
     ];
     for (name, change, code) in cases {

@@ -144,8 +144,9 @@ async fn a_reader_that_never_reads_is_cut_and_costs_no_memory() {
     assert!(rig.sessions.counters().delivered_live.value() <= 9);
     until(|| {
         a.pong();
-        tokio::time::sleep(SECOND).await;
-    }
+        rig.sessions.counters().too_slow.value() > 0
+    })
+    .await;
     b.stall(false);
     assert_eq!(b.goodbye().await, ErrorCode::TooSlow);
 }
@@ -367,6 +368,46 @@ async fn draining_answers_what_was_taken_and_says_when_to_come_back() {
     assert_eq!((goodbye.reason(), goodbye.reconnect_within_ms > 0), (ErrorCode::Draining, true));
     draining.await.unwrap();
     rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_sockets_that_have_said_nothing() {
+    let (rig, _log) = rig(SessionSettings::default());
+    let mut silent = rig.open();
+    let mut other = rig.level(device(1, 11), 1).await;
+    rig.sessions.drain(10 * SECOND).await;
+    assert_eq!(other.goodbye().await, ErrorCode::Draining);
+    assert_eq!(silent.goodbye().await, ErrorCode::Draining, "not HELLO_REQUIRED after five seconds");
+    assert_eq!(rig.sessions.counters().connections.value(), 0);
+    rig.stop().await;
+}
+
+/// Duplicates pass every limit; what holds them back is that the socket is not read.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_duplicates_is_answered_and_slowed_and_nobody_else_is() {
+    let (rig, _log) = rig(SessionSettings { old_sends_per_second: 100, ..SessionSettings::default() });
+    let (alice, bob) = (device(1, 11), device(2, 22));
+    let mut a = rig.level(alice, 1).await;
+    let mut b = rig.level(bob, 1).await;
+    let id = a.send(text_to(alice, bob, 1));
+    accepted(&mut a, id).await;
+    let begun = tokio::time::Instant::now();
+    for _ in 0..20 {
+        let ids: Vec<_> = (0..50).map(|_| a.send(text_to(alice, bob, 1))).collect();
+        for id in ids {
+            let again = accepted(&mut a, id).await;
+            assert_eq!((again.seq, again.duplicate), (1, true));
+        }
+    }
+    // The clock is the test's own: it moves only where somebody waits.
+    assert!(begun.elapsed() >= 4 * SECOND, "{:?}", begun.elapsed());
+    assert!(rig.sessions.counters().slowed.value() >= 4);
+    let begun = tokio::time::Instant::now();
+    for n in 1..=1_000 {
+        let id = b.send(text_to(bob, alice, n));
+        accepted(&mut b, id).await;
+    }
+    assert!(begun.elapsed() < SECOND, "what is new is not slowed");
 }
 
 #[tokio::test(start_paused = true)]
