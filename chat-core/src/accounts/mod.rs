@@ -275,9 +275,15 @@ pub enum AccountsError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The port. Every method that takes a caller refuses one that is revoked.
+/// The four ports together, as the edge is given them. They share one store, since a registration or a new list changes accounts, keys and logins in one
+/// transaction.
+pub trait Accounts: Registry + Keys + Presence + Upkeep {}
+
+impl<T: Registry + Keys + Presence + Upkeep> Accounts for T {}
+
+/// The port of accounts, their devices and logins. Every method that takes a caller refuses one that is revoked.
 #[async_trait]
-pub trait Accounts: Send + Sync + fmt::Debug {
+pub trait Registry: Send + Sync + fmt::Debug {
     /// Makes an account with its first device, or, when this very account and device were registered before, only a new login. An invite is used up by a
     /// new account only.
     async fn register(&self, registration: Registration, now_ms: u64) -> Result<Registered, AccountsError>;
@@ -309,7 +315,11 @@ pub trait Accounts: Send + Sync + fmt::Debug {
 
     /// The caller's account's current devices, with the newest version.
     async fn devices(&self, caller: DeviceRef) -> Result<(u64, Vec<OwnDevice>), AccountsError>;
+}
 
+/// The port of prekeys. Every method refuses a caller that is revoked.
+#[async_trait]
+pub trait Keys: Send + Sync + fmt::Debug {
     /// What is stored of the caller's prekeys.
     async fn prekeys(&self, caller: DeviceRef) -> Result<PrekeyState, AccountsError>;
 
@@ -318,7 +328,11 @@ pub trait Accounts: Send + Sync + fmt::Debug {
 
     /// Hands out bundles. Each one-time key is in one answer only, ever. `UnknownAccount` if there is none.
     async fn take_bundles(&self, request: BundleRequest, now_ms: u64) -> Result<Bundles, AccountsError>;
+}
 
+/// The port of what others may see of an account's coming and going.
+#[async_trait]
+pub trait Presence: Send + Sync + fmt::Debug {
     /// Notes when accounts were last seen (by maximum). Unknown ones are left out.
     async fn seen(&self, seen: Vec<(AccountId, u64)>) -> Result<(), AccountsError>;
 
@@ -327,7 +341,11 @@ pub trait Accounts: Send + Sync + fmt::Debug {
 
     /// What others may see of these accounts; unknown ones are left out.
     async fn presence(&self, accounts: Vec<AccountId>) -> Result<Vec<PresenceSetting>, AccountsError>;
+}
 
+/// The port of what the operator and the server itself need.
+#[async_trait]
+pub trait Upkeep: Send + Sync + fmt::Debug {
     /// Stores hashes of invite codes, each good for one account until `expires_ms`.
     async fn add_invites(&self, hashes: Vec<Bytes32>, expires_ms: u64, now_ms: u64) -> Result<(), AccountsError>;
 

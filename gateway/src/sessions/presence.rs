@@ -29,7 +29,7 @@ pub trait PresenceStore: Send + Sync + std::fmt::Debug {
 #[async_trait]
 impl PresenceStore for Arc<dyn Accounts> {
     async fn presence(&self, accounts: &[AccountId]) -> Result<Vec<PresenceSetting>, LogError> {
-        Accounts::presence(&**self, accounts.to_vec()).await.map_err(unavailable)
+        (**self).presence(accounts.to_vec()).await.map_err(unavailable)
     }
 
     async fn set_hidden(&self, account: AccountId, hidden: bool) -> Result<(), LogError> {
@@ -37,7 +37,7 @@ impl PresenceStore for Arc<dyn Accounts> {
     }
 
     async fn seen(&self, seen: &[(AccountId, u64)]) -> Result<(), LogError> {
-        Accounts::seen(&**self, seen.to_vec()).await.map_err(unavailable)
+        (**self).seen(seen.to_vec()).await.map_err(unavailable)
     }
 }
 

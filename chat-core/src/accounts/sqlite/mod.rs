@@ -16,8 +16,8 @@ use rusqlite::{Connection, OptionalExtension as _, params, types::Type};
 
 pub use self::invites::add_invites_to_file;
 use super::{
-    Accounts, AccountsError, BundleRequest, Bundles, History, NewLogin, OwnDevice, PrekeyCaps, PrekeyState, PresenceSetting, Publication, Refresh,
-    Registered, Registration, User,
+    AccountsError, BundleRequest, Bundles, History, Keys, NewLogin, OwnDevice, PrekeyCaps, PrekeyState, Presence, PresenceSetting, Publication,
+    Refresh, Registered, Registration, Registry, Upkeep, User,
 };
 use crate::{
     domain::{
@@ -125,7 +125,7 @@ fn inconsistent(column: usize) -> rusqlite::Error {
 }
 
 #[async_trait]
-impl Accounts for SqliteAccounts {
+impl Registry for SqliteAccounts {
     async fn register(&self, registration: Registration, now_ms: u64) -> Result<Registered, AccountsError> {
         self.write("account.register", move |write| register::register(write, &registration, now_ms)).await
     }
@@ -166,7 +166,10 @@ impl Accounts for SqliteAccounts {
     async fn devices(&self, caller: DeviceRef) -> Result<(u64, Vec<OwnDevice>), AccountsError> {
         self.read("device.list", move |db| devices::own(db, caller)).await
     }
+}
 
+#[async_trait]
+impl Keys for SqliteAccounts {
     async fn prekeys(&self, caller: DeviceRef) -> Result<PrekeyState, AccountsError> {
         self.read("prekey.state", move |db| prekeys::state(db, current(db, caller)?.device)).await
     }
@@ -178,7 +181,10 @@ impl Accounts for SqliteAccounts {
     async fn take_bundles(&self, request: BundleRequest, now_ms: u64) -> Result<Bundles, AccountsError> {
         self.write("prekey.take", move |write| bundles::take(write.tx(), &request, now_ms)).await
     }
+}
 
+#[async_trait]
+impl Presence for SqliteAccounts {
     async fn seen(&self, seen: Vec<(AccountId, u64)>) -> Result<(), AccountsError> {
         self.write("account.seen", move |write| devices::seen(write.tx(), &seen)).await
     }
@@ -190,7 +196,10 @@ impl Accounts for SqliteAccounts {
     async fn presence(&self, accounts: Vec<AccountId>) -> Result<Vec<PresenceSetting>, AccountsError> {
         self.read("account.presence", move |db| devices::presence(db, &accounts)).await
     }
+}
 
+#[async_trait]
+impl Upkeep for SqliteAccounts {
     async fn add_invites(&self, hashes: Vec<Bytes32>, expires_ms: u64, now_ms: u64) -> Result<(), AccountsError> {
         self.write("invite.add", move |write| Ok(invites::add(write.tx(), &hashes, expires_ms, now_ms)?)).await
     }
