@@ -153,6 +153,8 @@ impl Engine {
         (self.next_change, self.next_arrival) = self.store.entry_counters()?;
         (self.sessions, self.chains, self.bundles) = (HashMap::new(), HashMap::new(), HashMap::new());
         self.conversations.clear();
+        // A number that was given to a conversation that was not stored is given to the next one.
+        self.of.clear();
         for (no, record) in self.store.conversations()? {
             let conv = Conv::new(no, record)?;
             self.of.insert(conv.id, no);

@@ -13,6 +13,7 @@ use world::{Bomb, World};
 
 const ALICE: usize = 0;
 const BOB: usize = 1;
+const CAROL: usize = 2;
 
 fn numbers(from: usize, to: usize) -> Vec<String> {
     (from..=to).map(|n| format!("message {n}")).collect()
@@ -88,6 +89,27 @@ fn a18_a_crash_between_any_two_steps_reuses_no_key_and_loses_and_repeats_nothing
             }
         }
     }
+}
+
+#[test]
+fn a_conversation_that_could_not_be_stored_is_not_taken_for_the_next_one() {
+    let mut world = World::with(&["alice", "bob", "carol"]);
+    world.run();
+    let database = rusqlite::Connection::open(world.phones[ALICE].home.join("store.db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON conversation BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    database.execute_batch(full).unwrap();
+    assert!(world.try_meet(ALICE, BOB).is_err(), "nothing was stored");
+    database.execute_batch("DROP TRIGGER full").unwrap();
+    world.run();
+    let (with_bob, with_carol) = (world.conversation(ALICE, BOB), world.meet(ALICE, CAROL));
+    let mut answer = world.text(ALICE, with_bob, "for bob");
+    world.run();
+    assert!(answer.try_recv().unwrap().is_err(), "there is no such conversation yet");
+    assert!(world.history(ALICE, with_carol).is_empty());
+    assert_eq!(world.meet(ALICE, BOB), with_bob);
+    world.say(ALICE, with_bob, "for bob");
+    assert_eq!(world.texts(BOB, with_bob), ["for bob"]);
+    assert!(world.phones[CAROL].published.conversation(with_carol).is_none(), "carol got nothing");
 }
 
 #[test]

@@ -157,11 +157,15 @@ impl World {
 
     /// `a` looks `b` up, as the app does.
     pub(super) fn meet(&mut self, a: usize, b: usize) -> ConversationId {
+        self.try_meet(a, b).unwrap()
+    }
+
+    pub(super) fn try_meet(&mut self, a: usize, b: usize) -> Result<ConversationId, crate::RequestError> {
         let (account, history) = (self.phones[b].account, self.phones[b].history.clone());
         let (reply, mut answer) = oneshot::channel();
         self.input(a, Input::Command(Command::Meet { account, username: format!("user{b}"), history, reply }));
         self.run();
-        answer.try_recv().unwrap().unwrap()
+        answer.try_recv().unwrap()
     }
 
     pub(super) fn input(&mut self, phone: usize, input: Input) {
