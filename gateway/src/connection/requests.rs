@@ -9,8 +9,8 @@ use kith_proto::{
 
 use super::{Action, Connection, DeliverFields, Done, Now, Op, Outgoing, State, hello::token_error, refusal};
 
-/// What a frame around a page may need: ids, lengths, the head.
-const PAGE_OVERHEAD: usize = 128;
+/// What a frame around a page may need: ids, lengths, the head, and the names of all that in JSON.
+const PAGE_OVERHEAD: usize = 192;
 
 impl Connection {
     /// Cursors of a notice are merged with those that wait; those of a request are a call of their own, since it has an answer of its own.
@@ -74,7 +74,7 @@ impl Connection {
         Ok(Op::Page { request: id, conversation: conversation(&page.conversation)?, after: page.after_seq, limit })
     }
 
-    /// Bytes of protobuf that fit into a frame of this connection: base64 makes four bytes out of three, and field names come on top.
+    /// Bytes of bodies and slices that are worth reading for a frame of this connection: base64 makes four out of three, and field names come on top.
     fn payload_room(&self) -> usize {
         let frame = self.shared.settings.max_frame_bytes;
         let room = if self.text { frame / 2 } else { frame };
@@ -129,11 +129,11 @@ impl Connection {
             Done::Acknowledge { request, cursors, result } => self.acknowledged(request, cursors, result, out),
             Done::Plain { request, result } => self.finish(request, result, out),
             Done::Page { request, conversation, result } => {
-                self.answer_with(request, result, out, |room, page| Kind::Page(fit(room, conversation, page)));
+                let room = Room { left: self.shared.settings.max_frame_bytes.saturating_sub(PAGE_OVERHEAD), text: self.text };
+                self.answer_with(request, result, out, |page| Kind::Page(fit(room, conversation, page)));
             }
-            Done::States { request, result } => self.answer_with(request, result, out, |_, states| {
-                Kind::Conversations(v1::Conversations { items: states.iter().map(standing).collect() })
-            }),
+            Done::States { request, result } => self
+                .answer_with(request, result, out, |states| Kind::Conversations(v1::Conversations { items: states.iter().map(standing).collect() })),
             Done::Watch { request, result } => self.watched(request, result, out),
         }
     }
@@ -191,9 +191,9 @@ impl Connection {
         out.extend(presences.into_iter().map(|presence| Action::Send(Outgoing::push(Kind::Presence(presence)))));
     }
 
-    fn answer_with<T>(&self, request: u64, result: Result<T, LogError>, out: &mut Vec<Action>, kind: impl FnOnce(usize, T) -> Kind) {
+    fn answer_with<T>(&self, request: u64, result: Result<T, LogError>, out: &mut Vec<Action>, kind: impl FnOnce(T) -> Kind) {
         let kind = match result {
-            Ok(value) => kind(self.payload_room(), value),
+            Ok(value) => kind(value),
             Err(failure) => Kind::Error(refusal::of_log(&failure)),
         };
         out.push(Action::Send(Outgoing::answer(request, kind)));
@@ -202,7 +202,7 @@ impl Connection {
     /// `Done` or an error; nothing for a notice.
     fn finish(&self, request: u64, result: Result<(), LogError>, out: &mut Vec<Action>) {
         if request != 0 {
-            self.answer_with(request, result, out, |_, ()| Kind::Done(v1::Done {}));
+            self.answer_with(request, result, out, |()| Kind::Done(v1::Done {}));
         }
     }
 
@@ -243,11 +243,25 @@ fn standing(state: &Standing) -> v1::ConversationState {
     }
 }
 
+/// What is left of a frame, in the form in which it is sent.
+#[derive(Clone, Copy)]
+struct Room {
+    left: usize,
+    text: bool,
+}
+
+impl Room {
+    /// Key and length of an embedded message, or the comma behind it, included.
+    fn size(self, item: &(impl prost::Message + serde::Serialize)) -> usize {
+        let size = if self.text { serde_json::to_vec(item).map_or(usize::MAX - 4, |json| json.len()) } else { item.encoded_len() };
+        size + 4
+    }
+}
+
 /// As much of a page, in ascending order, as fits into a frame; the client goes on from its last seq. The first item always fits: no `Send` is taken
 /// whose `Deliver` would not.
-fn fit(room: usize, conversation: ConversationId, page: kith_chat_core::log::Page) -> v1::PageResult {
+fn fit(mut room: Room, conversation: ConversationId, page: kith_chat_core::log::Page) -> v1::PageResult {
     let mut result = v1::PageResult { conversation: conversation.to_bytes(), entries: Vec::new(), absent: Vec::new(), head: page.head };
-    let mut left = room;
     let mut absent = page.absent.into_iter().peekable();
     let mut entries = page.entries.into_iter().peekable();
     loop {
@@ -259,27 +273,26 @@ fn fit(room: usize, conversation: ConversationId, page: kith_chat_core::log::Pag
         };
         let empty = result.entries.is_empty() && result.absent.is_empty();
         let size = if range_first {
-            take_if_fits(left, empty, absent.next().map(|range| absent_frame(conversation, range)), &mut result.absent)
+            take_if_fits(room, empty, absent.next().map(|range| absent_frame(conversation, range)), &mut result.absent)
         } else {
             take_if_fits(
-                left,
+                room,
                 empty,
                 entries.next().map(|entry: Entry| DeliverFields::of_entry(&conversation, &entry).to_deliver()),
                 &mut result.entries,
             )
         };
         match size {
-            Some(size) => left = left.saturating_sub(size),
+            Some(size) => room.left = room.left.saturating_sub(size),
             None => return result,
         }
     }
 }
 
-fn take_if_fits<T: prost::Message>(left: usize, first: bool, item: Option<T>, into: &mut Vec<T>) -> Option<usize> {
+fn take_if_fits<T: prost::Message + serde::Serialize>(room: Room, first: bool, item: Option<T>, into: &mut Vec<T>) -> Option<usize> {
     let item = item?;
-    // Key and length of the embedded message.
-    let size = item.encoded_len() + 4;
-    if size > left && !first {
+    let size = room.size(&item);
+    if size > room.left && !first {
         return None;
     }
     into.push(item);

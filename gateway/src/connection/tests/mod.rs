@@ -255,6 +255,28 @@ fn a_page_never_leaves_more_than_a_frame() {
 }
 
 #[test]
+fn a_page_of_many_short_messages_fits_into_a_frame_of_json() {
+    use kith_chat_core::log::{Entry, Page, Payload};
+    use kith_proto::id::ClientMsgId;
+    let entry = |seq| Entry {
+        seq,
+        at_ms: 1_790_000_000_000,
+        sender: PEER,
+        client_msg_id: ClientMsgId([7; 16]),
+        checkpoint: false,
+        sender_list_version: 1,
+        recipient_list_version: 1,
+        payload: Payload::Sealed { body: "b".into(), slice: vec![0; 60].into() },
+    };
+    let mut connection = Connection { text: true, ..live() };
+    let page = Page { absent: Vec::new(), entries: (1..=256).map(entry).collect(), head: 256 };
+    let done = Done::Page { request: 5, conversation: ConversationId([3; 16]), result: Ok(page) };
+    let frame = &frames(&handle(&mut connection, Input::Done(done)))[0];
+    assert!(serde_json::to_vec(frame).unwrap().len() <= connection.shared.settings.max_frame_bytes);
+    assert!(matches!(&frame.kind, Some(Kind::Page(page)) if page.entries.len() > 100));
+}
+
+#[test]
 fn a_silent_peer_is_pinged_and_then_cut() {
     let mut connection = live();
     let mut actions = Vec::new();
