@@ -1,5 +1,9 @@
 //! What the fuzz targets share: a conversation whose states and messages they damage.
 
+mod plan;
+
+pub use plan::Plan;
+
 use kith_crypto::{
     ClientMsgId, ConversationId, DeviceId, Incarnation, ListVersions,
     chain::{ChainOwner, ReceiverChain, SenderChain},

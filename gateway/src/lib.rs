@@ -8,6 +8,8 @@ mod challenge;
 pub mod config;
 pub mod connection;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 mod invites;
 mod limits;

@@ -11,6 +11,8 @@
 pub(crate) mod conformance;
 mod sqlite;
 
+#[cfg(fuzzing)]
+pub use self::sqlite::fuzzed_row;
 pub(crate) use self::sqlite::{Hot, LogWriter};
 
 use std::sync::{

@@ -33,6 +33,8 @@ mod clock;
 mod engine;
 mod error;
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod ids;
 #[doc(hidden)]
 pub mod measure;

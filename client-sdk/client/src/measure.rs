@@ -84,6 +84,12 @@ impl Sending {
         Ok(sending)
     }
 
+    /// The engine by itself.
+    #[cfg(fuzzing)]
+    pub(crate) fn into_engine(self) -> Engine {
+        self.engine
+    }
+
     /// Sends so many texts in one round of the engine and has them accepted in another; gives how many were accepted.
     pub fn send(&mut self, count: usize, text: &str) -> usize {
         let command = || {

@@ -75,6 +75,12 @@ fn entry(stored: &StoredEntry, conversation: ConversationId, marks: Marks) -> En
     }
 }
 
+/// An entry as it is shown, for the fuzz targets.
+#[cfg(fuzzing)]
+pub(crate) fn shown(stored: &StoredEntry) -> Entry {
+    entry(stored, ConversationId([0; 16]), Marks::default())
+}
+
 /// Waits for a change; false at the end.
 async fn changed(changes: &mut watch::Receiver<i64>, ended: &mut watch::Receiver<bool>) -> bool {
     tokio::select! {

@@ -66,6 +66,12 @@ impl Flow {
         }
     }
 
+    /// Items and bytes.
+    #[cfg(fuzzing)]
+    pub(super) fn unacknowledged(&self) -> (u64, u64) {
+        (self.items, self.bytes)
+    }
+
     fn sent_up_to(&self, conversation: &ConversationId) -> u64 {
         self.sent.get(conversation).map_or(0, |s| s.up_to)
     }

@@ -164,6 +164,24 @@ pub struct Connection {
     paused: bool,
 }
 
+/// What a connection keeps for its peer.
+#[cfg(fuzzing)]
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    /// Requests that wait for the log.
+    pub waiting: usize,
+    /// Merged acknowledgements that wait for it.
+    pub acks: usize,
+    /// Conversations with unanswered or refused sends.
+    pub lanes: usize,
+    /// Unanswered sends.
+    pub unanswered: u32,
+    /// Entries and ranges sent from the log and not acknowledged.
+    pub catch_up_items: u64,
+    /// Their bytes.
+    pub catch_up_bytes: u64,
+}
+
 impl Connection {
     /// A connection whose upgrade has just been answered. `text`: under the JSON subprotocol.
     #[must_use]
@@ -209,6 +227,21 @@ impl Connection {
         let ready = !matches!(self.state, State::Connecting | State::Closed) && !self.draining && !self.paused;
         let owed = self.sends.unanswered() < 2 * self.shared.settings.max_sends_in_flight;
         ready && owed && self.waiting.len() < MAX_WAITING && self.acks.len() < MAX_ACKS
+    }
+
+    /// How much is kept for the peer at this moment.
+    #[cfg(fuzzing)]
+    #[must_use]
+    pub fn held(&self) -> Held {
+        let (catch_up_items, catch_up_bytes) = self.flow.unacknowledged();
+        Held {
+            waiting: self.waiting.len(),
+            acks: self.acks.len(),
+            lanes: self.sends.lanes(),
+            unanswered: self.sends.unanswered(),
+            catch_up_items,
+            catch_up_bytes,
+        }
     }
 
     /// Takes one input and puts what is to be done at the end of `out`.

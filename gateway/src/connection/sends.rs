@@ -73,7 +73,7 @@ impl Sends {
         self.slots
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn lanes(&self) -> usize {
         self.lanes.len()
     }

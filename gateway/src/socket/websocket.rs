@@ -117,9 +117,15 @@ impl<T> WebSocket<T> {
     }
 
     /// Bytes of memory held for what came in and what goes out.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    #[cfg(any(test, fuzzing))]
+    pub fn held(&self) -> usize {
         self.incoming.capacity() + self.outgoing.capacity()
+    }
+
+    /// Bytes that came in and were not given out yet.
+    #[cfg(fuzzing)]
+    pub fn buffered(&self) -> usize {
+        self.incoming.len() + self.fragments.as_ref().map_or(0, |fragments| fragments.payload.len())
     }
 
     /// Bytes that the socket has not taken yet.

@@ -43,6 +43,25 @@ pub(super) fn view(data: &[u8], device: i64) -> Option<View<'_>> {
     Some(View { body, slice: None })
 }
 
+/// What is taken out of a blob lies in it, and what was put into one is what comes out.
+#[cfg(fuzzing)]
+pub(super) fn check(data: &[u8], devices: &[i64]) {
+    let mut slices = Vec::new();
+    for device in devices {
+        let Some(View { body, slice }) = view(data, *device) else { continue };
+        assert!(body.len() + slice.map_or(0, <[u8]>::len) + HEADER <= data.len(), "more than there is");
+        slices.push((*device, slice.unwrap_or_default()));
+    }
+    slices.sort_unstable();
+    slices.dedup_by_key(|(device, _)| *device);
+    let body = view(data, 0).map_or(data, |view| view.body);
+    let mut blob = Vec::new();
+    encode(&mut blob, body, slices.iter().copied()).expect("small");
+    for (device, slice) in &slices {
+        assert_eq!(view(&blob, *device), Some(View { body, slice: Some(slice) }));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -20,6 +20,8 @@ mod compose;
 mod connect;
 mod control;
 mod conversation;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod keys;
 mod lists;
 mod open;

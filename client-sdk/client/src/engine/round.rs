@@ -146,7 +146,7 @@ impl Engine {
     }
 
     /// (Re)reads what the store holds: at the start, and after a transaction that failed.
-    fn read_state(&mut self) -> Result<()> {
+    pub(super) fn read_state(&mut self) -> Result<()> {
         self.me = self.store.self_record()?.ok_or(StoreError::Malformed("self"))?;
         self.me_dirty = false;
         self.people = People::read(&self.store)?;
@@ -176,7 +176,7 @@ impl Engine {
         Ok(())
     }
 
-    fn publish_all(&mut self) {
+    pub(super) fn publish_all(&mut self) {
         self.effects.conversations_changed = true;
         self.effects.rows_changed = true;
         self.effects.newest_notice = self.store.newest_notice().ok();

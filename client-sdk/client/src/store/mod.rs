@@ -8,6 +8,8 @@
 
 pub(crate) mod codes;
 mod entries;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod key;
 mod reader;
 pub(crate) mod records;
