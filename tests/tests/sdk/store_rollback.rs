@@ -136,6 +136,7 @@ async fn a21_what_a_rolled_back_store_cannot_open_is_repaired_once_and_in_order(
         heard.extend(next.and_then(|entry| entry.text().map(str::to_owned)).filter(|text| text.starts_with("while")));
     }
     ensure!(heard == away, "{heard:?}");
+    ensure!(bodies.iter().filter(|body| *body == "OwnRollback").count() == 1, "it was rolled back once: {bodies:#?}");
     // And what had been acknowledged before is there, or is shown as gone: never silently absent.
     let once = bodies.iter().filter(|body| *body == "this one was read and acknowledged").count();
     let gone = entries.iter().any(|entry| matches!(entry.body, EntryBody::Missing { .. }));

@@ -90,8 +90,12 @@ impl Engine {
             caught_up: false,
         });
         if welcome.device_counter > self.me.counter {
-            self.rolled_back()?;
-            self.me.counter = welcome.device_counter;
+            // If STALE_STORE has said so a moment ago, that was enough: nothing was sent since. What an earlier run did does not count, since the store may
+            // be a copy of what that one had.
+            if !(self.stale_before && self.me.rolled_back) {
+                self.rolled_back()?;
+            }
+            (self.me.counter, self.me_dirty) = (welcome.device_counter, true);
         }
         self.fetches.forgive();
         if welcome.device_list_version > self.people.accounts.get(&ME).map_or(0, super::people::Account::version) {
