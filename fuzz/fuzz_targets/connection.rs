@@ -13,10 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use kith_chat_core::log::{Admission, Append, Behind, ConnectError, Connected, Gate, LogError, Outcome, Page, PageLimit, Refusal, Resolved, Ticket};
+use kith_chat_core::log::{Admission, Append, Behind, Gate, LogError, Outcome, Page, PageLimit, Refusal, Resolved, Ticket};
 use kith_fuzz::Plan;
 use kith_gateway::{
-    connection::{Action, ConnectFailure, Connection, Done, Input, LiveMessage, Now, Op, Outgoing, Shared, Signal},
+    connection::{Action, Connection, Done, Input, LiveMessage, Now, Op, Outgoing, Shared, Signal},
     sessions::SessionSettings,
     token::TokenKey,
 };
@@ -28,7 +28,7 @@ use kith_proto::{
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 
-use crate::model::{Conversation, fits};
+use crate::model::{Conversation, connect, fits};
 
 const ME: DeviceRef = DeviceRef { account: AccountId([1; 16]), device: DeviceId([11; 16]) };
 const PEERS: u8 = 3;
@@ -50,6 +50,7 @@ static SHARED: LazyLock<Arc<Shared>> = LazyLock::new(|| {
         catch_up_page: 3,
         catch_up_page_bytes: 1_024,
         keep_alive: Duration::from_secs(30),
+        old_sends_per_second: 2,
         ..SessionSettings::default()
     };
     Arc::new(Shared { settings, tokens: TokenKey::new([7; 32]) })
@@ -80,6 +81,7 @@ struct World<'a> {
     welcomed: bool,
     caught_up: bool,
     closed: bool,
+    paused: bool,
     full: bool,
     /// The hub puts live deliveries in; otherwise they are dropped and that is noted.
     live: bool,
@@ -119,6 +121,7 @@ impl<'a> World<'a> {
             welcomed: false,
             caught_up: false,
             closed: false,
+            paused: false,
             full: false,
             live: false,
             dropped: false,
@@ -161,6 +164,10 @@ impl<'a> World<'a> {
             Action::TokenUntil(until) => {
                 assert!(self.welcomed && until >= self.token_until_ms);
                 self.token_until_ms = until;
+            }
+            Action::Pause(pause) => {
+                assert!(pause > Duration::ZERO && pause <= Duration::from_secs(1));
+                assert!(!std::mem::replace(&mut self.paused, true), "one pause at a time");
             }
             Action::Close(code) => {
                 assert!((1000..=1011).contains(&code));
@@ -406,7 +413,7 @@ impl<'a> World<'a> {
         };
         let plain = |failure: Option<LogError>| failure.map_or(Ok(()), Err);
         let done = match op {
-            Op::Connect { request, .. } => Done::Connect { request, result: self.connect(fails) },
+            Op::Connect { request, .. } => Done::Connect { request, result: connect(fails) },
             Op::Heads => Done::Heads(failure.map_or_else(|| Ok(self.behind()), Err)),
             Op::GoLive { force } => {
                 let clean = !self.dropped;
@@ -437,15 +444,6 @@ impl<'a> World<'a> {
             }
         };
         self.input(Input::Done(done));
-    }
-
-    fn connect(&self, fails: u8) -> Result<Connected, ConnectFailure> {
-        match fails {
-            0 => Ok(Connected { device_counter: 0, previous_epoch: 0, device_list_version: 1, one_time_left: (0, 100) }),
-            1 => Err(ConnectFailure::Refused(ConnectError::StaleStore)),
-            2 => Err(ConnectFailure::Cut(v1::ErrorCode::Replaced)),
-            _ => Err(ConnectFailure::Refused(ConnectError::Revoked)),
-        }
     }
 
     fn behind(&self) -> Vec<Behind> {
@@ -506,12 +504,13 @@ impl<'a> World<'a> {
             }
             29 => self.full = !self.full,
             30 if self.welcomed => self.input(Input::Push(Box::new(said::Kind::KeysLow(v1::KeysLow::default())))),
-            30 => {}
+            30 => self.resume(),
             _ => {
                 let (running, unix) = (self.plan.u16(), self.plan.u16());
                 self.now.running_ms += u64::from(running);
                 // This clock may be set, in both directions.
                 self.now.unix_ms = (self.now.unix_ms + u64::from(unix)).saturating_sub(20_000);
+                self.resume();
             }
         }
     }
@@ -521,6 +520,7 @@ impl<'a> World<'a> {
         self.full = false;
         let mut rescues = 0;
         for _ in 0..200_000 {
+            self.resume();
             let idle = self.in_log.is_empty() && self.running.is_none() && !self.acknowledge_all();
             if self.closed || idle && (!self.failed || rescues == 40 || self.behind().is_empty()) {
                 return;
@@ -535,6 +535,12 @@ impl<'a> World<'a> {
             self.finish(0);
         }
         panic!("it does not come to rest: {:?}", self.connection);
+    }
+
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.paused) {
+            self.input(Input::Resume);
+        }
     }
 
     /// Says what has arrived without a hole; false if the log knows all that already, or if it is not read.
@@ -565,7 +571,7 @@ impl<'a> World<'a> {
         assert!(self.owed.is_empty(), "without an answer: {:?}", self.owed);
         let held = self.connection.held();
         assert!(held.waiting == 0 && held.acks == 0 && held.unanswered == 0, "at rest: {held:?}");
-        assert!(self.connection.wants_frames(), "nothing is owed, and it is not read");
+        assert!(!self.paused && self.connection.wants_frames(), "nothing is owed, and it is not read");
         if !self.welcomed || self.now.unix_ms >= self.token_until_ms {
             return;
         }

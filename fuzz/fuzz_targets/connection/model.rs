@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use kith_chat_core::log::{AbsentRange, Entry, Page, PageLimit, Payload, State};
+use kith_chat_core::log::{AbsentRange, ConnectError, Connected, Entry, Page, PageLimit, Payload, State};
+use kith_gateway::connection::ConnectFailure;
 use kith_proto::{
     id::{AccountId, ClientMsgId, ConversationId, DeviceRef},
     v1,
@@ -75,5 +76,15 @@ pub(crate) fn fits(request: &asked::Kind, answer: &said::Kind) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+/// Whether the log takes the device.
+pub(crate) fn connect(fails: u8) -> Result<Connected, ConnectFailure> {
+    match fails {
+        0 => Ok(Connected { device_counter: 0, previous_epoch: 0, device_list_version: 1, one_time_left: (0, 100) }),
+        1 => Err(ConnectFailure::Refused(ConnectError::StaleStore { known: 9 })),
+        2 => Err(ConnectFailure::Cut(v1::ErrorCode::Replaced)),
+        _ => Err(ConnectFailure::Refused(ConnectError::Revoked)),
     }
 }
