@@ -1,6 +1,5 @@
 //! A server small enough to see through, and phones that can be killed: whole conversations of real engines without a socket, a thread or a clock.
 
-use super::super::send::Draft;
 use super::super::{Command, Engine, Fetch, FetchAnswer, Input, Parts, Published};
 use crate::builder::Registration;
 use crate::fault::{FaultHook, FaultPoint};
@@ -11,20 +10,19 @@ use crate::store::{Reader, Store};
 use crate::{start, timeline};
 use kith_crypto::device::SignedCertificate;
 use kith_crypto::device_list::SignedDeviceList;
-use kith_crypto::identity::{AccountIdentity, RecoveryKey};
-use kith_crypto::prekey::PrekeyId;
-use kith_crypto::sign::SigningKey;
+use kith_crypto::identity::RecoveryKey;
 use kith_crypto::{Secret, Slice};
 use kith_proto::id::{AccountId, ConversationId, DeviceId};
 use kith_proto::rest::{Bundle, Bundles, KeysState, PrekeyUpload};
 use kith_proto::v1::{self, client_frame, server_frame};
-use rand::SeedableRng as _;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{mpsc, oneshot};
+
+mod acts;
 
 /// Counts down to a crash at one point; negative for never.
 #[derive(Clone)]
@@ -590,15 +588,6 @@ impl World {
     pub(super) fn shown(&self, at: usize, id: ConversationId) -> Conversation {
         self.phones[at].published.conversation(id).unwrap()
     }
-
-    /// Publishes another history for a phone's account, as a lying server does.
-    pub(super) fn forge(&mut self, at: usize, history: AccountHistory) {
-        self.phones[at].history = history;
-    }
-
-    pub(super) fn honest_history(&self, at: usize) -> AccountHistory {
-        self.phones[at].history.clone()
-    }
 }
 
 fn bytes_of(send: &v1::Send) -> Vec<u8> {
@@ -610,105 +599,4 @@ fn highest(upload: &PrekeyUpload) -> u32 {
     let signed = [&upload.signed, &upload.last_resort_kem].into_iter().flatten().map(|key| key.id);
     let rest = upload.one_time.iter().map(|key| key.id).chain(upload.one_time_kem.iter().map(|key| key.id));
     signed.chain(rest).max().unwrap_or(0)
-}
-
-impl World {
-    pub(super) fn push_to(&mut self, at: usize, kind: server_frame::Kind) {
-        self.push(at, kind);
-    }
-
-    pub(super) fn delivered_to(&self, at: usize, id: ConversationId, seq: u64) -> v1::Deliver {
-        self.row_for(at, id, seq)
-    }
-
-    /// A content that no app call makes, as a client that was changed can send it.
-    pub(super) fn silent(&mut self, at: usize, conversation: ConversationId, kind: u8, body: Vec<u8>) {
-        let engine = self.phones[at].engine.as_mut().unwrap();
-        let no = engine.of[&crate::ids::conversation(conversation)];
-        let client_msg_id = super::super::calls::fresh_message_id(&mut engine.store.rng).to_bytes();
-        engine.queue(no, Draft { kind, client_msg_id, body, ..Draft::default() }).unwrap();
-        engine.store.commit().unwrap();
-        self.run();
-    }
-
-    /// The recovery key of an account replaces its identity key, and the server tells everybody who is there.
-    pub(super) fn rotate_identity(&mut self, at: usize) {
-        let rng = &mut rand::rngs::StdRng::seed_from_u64(self.now);
-        let phone = &mut self.phones[at];
-        let engine = phone.engine.as_ref().unwrap();
-        let before = engine.people.list(1).unwrap();
-        let (key, recovery) = (SigningKey::random(rng), RecoveryKey::random(rng));
-        let rotation = phone.recovery.rotate(&before, key.public(), Some(recovery.public()));
-        let identity = AccountIdentity::rotated(before.account_id(), key, Some(recovery.public()));
-        let between = before.rotate(&rotation).unwrap();
-        let request = engine.keys.request_certificate(before.account_id(), identity.public(), between.version() + 1);
-        let certificate = identity.certify(&request).unwrap();
-        let list = identity.sign_list(Some(&between), &[certificate], self.now);
-        phone.history.newest_version = list.version();
-        phone.history.steps.extend([Step::Rotation(rotation), Step::List(list, vec![certificate])]);
-        phone.recovery = recovery;
-        let (account, version) = (phone.account.to_bytes(), phone.history.newest_version);
-        for other in 0..self.phones.len() {
-            self.push(other, server_frame::Kind::DeviceListChanged(v1::DeviceListChanged { account: account.clone(), version }));
-        }
-        self.run();
-    }
-
-    pub(super) fn safety_number(&mut self, at: usize, conversation: ConversationId) -> String {
-        let (reply, mut answer) = oneshot::channel();
-        self.input(at, Input::Command(Command::SafetyNumber { conversation, reply }));
-        self.run();
-        answer.try_recv().unwrap().unwrap().digits
-    }
-
-    /// A device says that it leaves its account, and another phone learns of it.
-    pub(super) fn leave(&mut self, at: usize, told: usize) {
-        let phone = &mut self.phones[at];
-        let account = crate::ids::account(phone.account);
-        let leave = phone.engine.as_ref().unwrap().keys.leave(account, phone.history.newest_version);
-        phone.history.leaves.push(leave);
-        let engine = self.phones[told].engine.as_mut().unwrap();
-        let no = engine.people.account(account);
-        engine.want_lists(no);
-        self.run();
-    }
-
-    /// Overwrites every stored session of a phone that is not running.
-    pub(super) fn damage_sessions(&self, at: usize) {
-        let database = rusqlite::Connection::open(self.phones[at].home.join("store.db")).unwrap();
-        let damaged = database.execute("UPDATE session SET state = zeroblob(length(state))", []).unwrap();
-        assert!(damaged > 0);
-    }
-
-    pub(super) fn verify(&mut self, at: usize, conversation: ConversationId) {
-        let (reply, _answer) = oneshot::channel();
-        self.input(at, Input::Command(Command::SetVerified { conversation, verified: true, reply }));
-        self.run();
-    }
-
-    /// How many sessions were ever used.
-    pub(super) fn sessions(&self) -> usize {
-        self.slices.keys().map(|(session, ..)| session).collect::<BTreeSet<_>>().len()
-    }
-
-    /// The ids of the signed and the last-resort prekey that the server hands out.
-    pub(super) fn weekly_keys(&self, at: usize) -> [u32; 2] {
-        let stock = &self.phones[at].stock;
-        [stock.signed.as_ref().unwrap().id, stock.last_resort_kem.as_ref().unwrap().id]
-    }
-
-    /// Whether a phone still has the private part of a prekey.
-    pub(super) fn holds(&self, at: usize, id: u32) -> bool {
-        let store = &self.phones[at].engine.as_ref().unwrap().store;
-        store.prekey(PrekeyId::from_wire(id).unwrap()).unwrap().is_some()
-    }
-
-    pub(super) fn drain_keys(&mut self, at: usize) {
-        self.phones[at].stock.one_time.clear();
-        self.phones[at].stock.one_time_kem.clear();
-    }
-
-    pub(super) fn stock(&self, at: usize) -> usize {
-        self.phones[at].stock.one_time_kem.len()
-    }
 }
