@@ -9,4 +9,5 @@
 pub mod accounts;
 pub mod domain;
 pub mod log;
+pub mod postgres;
 pub mod sqlite;

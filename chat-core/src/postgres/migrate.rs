@@ -1,0 +1,187 @@
+//! Brings the schema up to date, while other processes serve. Migrations are embedded, applied in the order of their names, each in one transaction, and
+//! never edited once landed: a changed one is refused by its checksum.
+//!
+//! A file may begin with comment lines that say how to apply it:
+//! `-- no-transaction` for what cannot run in one (an index built on a live table): its statements, each ended by a `;` at the end of a line, are run one by
+//! one, and must do no harm when run again, since a crash between them is not undone;
+//! `-- additive` for what an older program can live with, so that it may be restarted during a rolling upgrade. With any other unknown migration a program
+//! refuses to start.
+
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use tokio::time::timeout;
+
+use super::{Address, OpenError, Options, address, error::FaultCause, pool::Pool};
+
+/// A migration: name (`YYYYMMDDhhmmss_what`) and SQL.
+type Migration = (&'static str, &'static str);
+
+macro_rules! migration {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../migrations/postgres/", $name, ".sql")))
+    };
+}
+
+/// All of them, in order. Add at the end; the folder and this list are compared by a test.
+const MIGRATIONS: &[Migration] = &[migration!("20261121120000_accounts")];
+
+/// Names the advisory lock that whoever migrates holds: "kith" in ASCII.
+const LOCK: i64 = 0x6b69_7468;
+/// Another process that migrates is waited for.
+const LOCK_WITHIN: Duration = Duration::from_secs(300);
+const LOCK_EVERY: Duration = Duration::from_millis(100);
+/// A migration may take this long in all.
+const MIGRATION_WITHIN: Duration = Duration::from_secs(24 * 3_600);
+
+const NO_TRANSACTION: &str = "-- no-transaction";
+const ADDITIVE: &str = "-- additive";
+
+/// Why a schema cannot be used or brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// It lacks migrations: run `kith migrate`.
+    #[error("migration {0} is missing; run `kith migrate`")]
+    Missing(&'static str),
+    /// It was made by a newer program, whose migrations this one does not know.
+    #[error("the schema was made by a newer version of this program (it has migration {0}, which this version does not know)")]
+    FromTheFuture(String),
+    /// A migration that was applied was changed afterwards.
+    #[error("migration {0} differs from the one that this schema was made with")]
+    Changed(&'static str),
+    /// Another process has been migrating for too long.
+    #[error("another process is migrating; try again")]
+    Busy,
+    /// A migration failed; nothing of it was kept, unless it is one of those that run without a transaction.
+    #[error("migration {name} failed")]
+    Failed {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// A statement of the runner itself failed.
+    #[error("the schema cannot be read")]
+    Sql(#[from] sqlx::Error),
+}
+
+/// Applies what is missing and returns the names of what was applied. Several processes may do this at a time. `now_ms` is recorded with each.
+///
+/// # Errors
+/// If there is no connection, if the schema is newer or other than this program's, or if a migration fails.
+pub async fn migrate(url: &str, now_ms: u64) -> Result<Vec<&'static str>, OpenError> {
+    let (connect, address) = address::parse(url)?;
+    // A statement takes what it takes. A lock that is not to be had is given up soon, because everybody else queues up behind who waits for it.
+    let options = Options { statement_within: Duration::ZERO, ..Options::new(url) };
+    let pool = Pool::new(connect, address.clone(), options);
+    let mut connection = pool.connect().await?;
+    let migrated = timeout(MIGRATION_WITHIN, locked(&mut connection, MIGRATIONS, now_ms)).await;
+    let migrated = migrated.map_err(|_| OpenError::Unavailable(pool.fault(FaultCause::TooLate)))?;
+    let _ = timeout(Duration::from_secs(1), connection.close()).await;
+    migrated.map_err(|source| outward(address, source))
+}
+
+fn outward(address: Address, source: MigrateError) -> OpenError {
+    OpenError::Schema { address, source }
+}
+
+/// Whether the schema is the one that this program knows.
+pub(super) async fn check(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    compare(connection, MIGRATIONS).await
+}
+
+async fn compare(connection: &mut PgConnection, migrations: &[Migration]) -> Result<(), MigrateError> {
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('schema_migration') IS NOT NULL").fetch_one(&mut *connection).await?;
+    let applied = if exists { applied(connection).await? } else { Vec::new() };
+    refuse_unknown(&applied, migrations)?;
+    for &(name, sql) in migrations {
+        if !is_applied(&applied, name, sql)? {
+            return Err(MigrateError::Missing(name));
+        }
+    }
+    Ok(())
+}
+
+struct Applied {
+    name: String,
+    checksum: Vec<u8>,
+    additive: bool,
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, sqlx::Error> {
+    let rows = sqlx::query("SELECT name, checksum, additive FROM schema_migration ORDER BY name").fetch_all(connection).await?;
+    rows.iter().map(|row| Ok(Applied { name: row.try_get(0)?, checksum: row.try_get(1)?, additive: row.try_get(2)? })).collect()
+}
+
+fn refuse_unknown(applied: &[Applied], migrations: &[Migration]) -> Result<(), MigrateError> {
+    let unknown = |a: &&Applied| !a.additive && migrations.iter().all(|(name, _)| *name != a.name);
+    applied.iter().find(unknown).map_or(Ok(()), |a| Err(MigrateError::FromTheFuture(a.name.clone())))
+}
+
+fn is_applied(applied: &[Applied], name: &'static str, sql: &str) -> Result<bool, MigrateError> {
+    match applied.iter().find(|a| a.name == name) {
+        Some(known) if known.checksum == Sha256::digest(sql.as_bytes())[..] => Ok(true),
+        Some(_) => Err(MigrateError::Changed(name)),
+        None => Ok(false),
+    }
+}
+
+/// Holds the lock meanwhile. The server lets go of it when the connection ends, however that comes.
+async fn locked(connection: &mut PgConnection, migrations: &[Migration], now_ms: u64) -> Result<Vec<&'static str>, MigrateError> {
+    // Asked for again and again rather than waited for: who waits inside a statement holds up an index that is being built beside others.
+    let begun = Instant::now();
+    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut *connection).await? {
+        if begun.elapsed() > LOCK_WITHIN {
+            return Err(MigrateError::Busy);
+        }
+        tokio::time::sleep(LOCK_EVERY).await;
+    }
+    let migrated = apply(connection, migrations, now_ms).await;
+    sqlx::query("SELECT pg_advisory_unlock($1)").bind(LOCK).execute(connection).await?;
+    migrated
+}
+
+async fn apply(connection: &mut PgConnection, migrations: &[Migration], now_ms: u64) -> Result<Vec<&'static str>, MigrateError> {
+    let sql = "CREATE TABLE IF NOT EXISTS schema_migration (
+        name text COLLATE \"C\" PRIMARY KEY, checksum bytea NOT NULL, additive boolean NOT NULL, applied_ms bigint NOT NULL)";
+    sqlx::query(sql).execute(&mut *connection).await?;
+    let before = applied(connection).await?;
+    refuse_unknown(&before, migrations)?;
+    let mut new = Vec::new();
+    for &(name, sql) in migrations {
+        if is_applied(&before, name, sql)? {
+            continue;
+        }
+        apply_one(connection, name, sql, now_ms).await.map_err(|source| MigrateError::Failed { name, source })?;
+        tracing::info!(name, "migrated");
+        new.push(name);
+    }
+    Ok(new)
+}
+
+async fn apply_one(connection: &mut PgConnection, name: &str, sql: &'static str, now_ms: u64) -> Result<(), sqlx::Error> {
+    if has_mark(sql, NO_TRANSACTION) {
+        // Building an index beside others waits for their transactions, which is a lock too.
+        sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
+        for statement in sql.split_inclusive(";\n").filter(|s| !s.trim().is_empty()) {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
+        }
+        return record(connection, name, sql, now_ms).await;
+    }
+    let mut transaction = connection.begin().await?;
+    sqlx::raw_sql(sql).execute(&mut *transaction).await?;
+    record(&mut transaction, name, sql, now_ms).await?;
+    transaction.commit().await
+}
+
+async fn record(connection: &mut PgConnection, name: &str, sql: &str, now_ms: u64) -> Result<(), sqlx::Error> {
+    let query = sqlx::query("INSERT INTO schema_migration (name, checksum, additive, applied_ms) VALUES ($1, $2, $3, $4)");
+    let query = query.bind(name).bind(&Sha256::digest(sql.as_bytes())[..]).bind(has_mark(sql, ADDITIVE));
+    query.bind(i64::try_from(now_ms).unwrap_or(i64::MAX)).execute(connection).await.map(|_| ())
+}
+
+/// Whether one of the comment lines at the top is this one.
+fn has_mark(sql: &str, mark: &str) -> bool {
+    sql.lines().take_while(|line| line.starts_with("--")).any(|line| line.trim_end() == mark)
+}

@@ -1,0 +1,184 @@
+//! PostgreSQL, for a service of many processes: a pool of connections for requests, connections of their own for those who write all the time, named
+//! transactions that are tried again in one place, and the schema.
+//!
+//! Invariants: nothing starts on a server whose commits do not outlive it; every wait has a deadline; a connection is used again only after its
+//! transaction has ended; no password is in any error, log or `Debug`.
+//!
+//! When PostgreSQL is away, work fails within the connection's deadline and succeeds again as soon as it is back: nothing has to be restarted.
+
+mod address;
+mod error;
+mod migrate;
+mod pool;
+mod transaction;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use sqlx::{PgConnection, Row as _};
+
+use self::pool::Pool;
+pub use self::{
+    address::Address,
+    error::{Class, Failure, Fault, FaultCause, StoreError, classify, constraint},
+    migrate::{MigrateError, migrate},
+};
+
+/// The oldest server that is supported, as `server_version_num`.
+const OLDEST: i32 = 150_000;
+
+/// How to use a server.
+#[derive(Clone)]
+pub struct Options {
+    /// `postgres://user:password@host:port/database?sslmode=…`. A secret.
+    pub url: String,
+    /// Connections for requests; who asks [`Postgres::connect`] for one has it beside these.
+    pub connections: usize,
+    /// The longest wait for a connection to be free.
+    pub acquire_within: Duration,
+    /// The longest wait for a new connection.
+    pub connect_within: Duration,
+    /// The longest a statement may take; PostgreSQL ends it.
+    pub statement_within: Duration,
+    /// The longest wait for a row lock; PostgreSQL ends it.
+    pub lock_within: Duration,
+    /// The longest a transaction may take with all its attempts; then its connection is closed.
+    pub transaction_within: Duration,
+}
+
+impl Options {
+    /// What production uses.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            connections: 16,
+            acquire_within: Duration::from_secs(5),
+            connect_within: Duration::from_secs(5),
+            statement_within: Duration::from_secs(10),
+            lock_within: Duration::from_secs(5),
+            transaction_within: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The address is a secret.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("url", &"..").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+/// Why a server cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address is none.
+    #[error("the address of PostgreSQL is not valid: {0}")]
+    Url(String),
+    /// No connection, or the first statement failed.
+    #[error(transparent)]
+    Unavailable(#[from] Fault),
+    /// It is too old.
+    #[error("PostgreSQL at {address} is version {found}; 15 is the oldest that is supported")]
+    TooOld {
+        /// Where.
+        address: Address,
+        /// Its version.
+        found: String,
+    },
+    /// A commit there would not outlive the machine.
+    #[error("PostgreSQL at {address} has {setting} = {value}, with which a crash loses accepted messages; turn it on")]
+    NotDurable {
+        /// Where.
+        address: Address,
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// It is a standby, or made read-only.
+    #[error("PostgreSQL at {0} takes no writes: it is a standby or read-only")]
+    ReadOnly(Address),
+    /// The schema is not the one this program knows.
+    #[error("the schema of PostgreSQL at {address} cannot be used")]
+    Schema {
+        /// Where.
+        address: Address,
+        /// Why.
+        source: MigrateError,
+    },
+}
+
+/// A PostgreSQL server that was found fit.
+#[derive(Debug)]
+pub struct Postgres {
+    pool: Pool,
+}
+
+impl Postgres {
+    /// Connects, and checks that the server is recent enough, takes writes, keeps what is committed, and has the schema of this program.
+    ///
+    /// # Errors
+    /// Says what is wrong, and at which address; a missing schema is made by [`migrate`].
+    pub async fn open(options: &Options) -> Result<Arc<Self>, OpenError> {
+        let (connect, address) = address::parse(&options.url)?;
+        let pool = Pool::new(connect, address.clone(), options.clone());
+        let mut connection = pool.connect().await?;
+        let checks = async {
+            check_server(&mut connection, &address).await?;
+            let checked = migrate::check(&mut connection).await;
+            checked.map_err(|source| OpenError::Schema { address: address.clone(), source })
+        };
+        let checked = tokio::time::timeout(options.transaction_within, checks).await;
+        checked.unwrap_or_else(|_| Err(pool.fault(FaultCause::TooLate).into()))?;
+        Ok(Arc::new(Self { pool }))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.pool.address
+    }
+
+    /// A connection beside the pool, for whoever writes all the time: a log writer. The session's time limits are set; the caller sets deadlines of its
+    /// own around what it sends, and connects again after a failure.
+    ///
+    /// # Errors
+    /// If none can be had within the time for connecting.
+    pub async fn connect(&self) -> Result<PgConnection, Fault> {
+        self.pool.connect().await
+    }
+
+    /// A failure at this server's address, for those who use connections of their own.
+    #[must_use]
+    pub fn fault(&self, cause: impl Into<FaultCause>) -> Fault {
+        self.pool.fault(cause)
+    }
+
+    /// Ends the pool: what is under way finishes, nothing new begins. Dropping does the same, without saying goodbye.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+async fn check_server(connection: &mut PgConnection, address: &Address) -> Result<(), OpenError> {
+    let sql = "SELECT current_setting('server_version_num')::integer, current_setting('server_version'), current_setting('fsync'),
+               current_setting('full_page_writes'), current_setting('synchronous_commit'),
+               pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+    let row = sqlx::query(sql).fetch_one(connection).await;
+    let found = row.and_then(|row| {
+        let settings: [(&'static str, String); 3] =
+            [("fsync", row.try_get(2)?), ("full_page_writes", row.try_get(3)?), ("synchronous_commit", row.try_get(4)?)];
+        Ok((row.try_get::<i32, _>(0)?, row.try_get::<String, _>(1)?, settings, row.try_get::<bool, _>(5)?))
+    });
+    let (version, name, settings, read_only) = found.map_err(|error| Fault::new(address, error))?;
+    if version < OLDEST {
+        return Err(OpenError::TooOld { address: address.clone(), found: name });
+    }
+    if read_only {
+        return Err(OpenError::ReadOnly(address.clone()));
+    }
+    match settings.into_iter().find(|(_, value)| value == "off") {
+        Some((setting, value)) => Err(OpenError::NotDurable { address: address.clone(), setting, value }),
+        None => Ok(()),
+    }
+}
