@@ -1,3 +1,18 @@
 //! Starts the real services that tests and demonstrations need, on free ports in temporary folders, and ends them.
 //!
+//! - [`Postgres`]: one server per test process for everybody ([`Postgres::shared`]), or one of your own to treat badly ([`Postgres::start`]).
+//!
+//! Everything ends with the process that started it, however that ends, SIGKILL included: each service lives in a temporary folder with a watcher (see
+//! `folder.rs`). Processes that test in parallel do not share anything. Servers listen on 127.0.0.1 only. Linux only: processes are found through
+//! `/proc`.
+//!
 //! Not here: anything of Kith. The harness knows no crate of the workspace, so that every one of them can test with it.
+
+mod folder;
+mod port;
+mod postgres;
+mod process;
+mod service;
+mod user;
+
+pub use postgres::{Database, Options as PostgresOptions, Postgres};

@@ -1,0 +1,64 @@
+//! A port of 127.0.0.1 that stays ours while a service on it is down.
+
+use std::{
+    hash::{BuildHasher as _, Hasher as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::{linux::net::SocketAddrExt as _, unix::net::UnixListener},
+};
+
+use anyhow::Context as _;
+
+/// Below the ports that the kernel gives to outgoing connections, which could otherwise take the port of a service that is being restarted.
+const FIRST: u16 = 15_000;
+const COUNT: u16 = 17_000;
+const TRIES: usize = 200;
+
+/// Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Port {
+    number: u16,
+    /// Bound to a name that says the number: other processes of the harness see by it that the port is taken, and the kernel frees it when we end.
+    _reservation: UnixListener,
+}
+
+impl Port {
+    /// One that nobody listens on and no other test has reserved.
+    pub(crate) fn reserve() -> anyhow::Result<Self> {
+        (0..TRIES).find_map(|_| Self::attempt(FIRST + random_below(COUNT))).context("no free port on 127.0.0.1")
+    }
+
+    fn attempt(number: u16) -> Option<Self> {
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("kith-harness-port-{number}")).ok()?;
+        let reservation = UnixListener::bind_addr(&name).ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+        Some(Self { number, _reservation: reservation })
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
+    }
+}
+
+/// The standard library seeds its hashers from the system's randomness.
+fn random_below(limit: u16) -> u16 {
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    u16::try_from(random % u64::from(limit)).expect("the remainder is below a u16")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Port;
+
+    #[test]
+    fn a_port_is_reserved_once() {
+        let port = Port::reserve().expect("there is one");
+        let number = port.number();
+        assert!(Port::attempt(number).is_none());
+        drop(port);
+        assert!(Port::attempt(number).is_some());
+    }
+}
