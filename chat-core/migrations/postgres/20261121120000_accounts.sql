@@ -130,6 +130,6 @@ CREATE TABLE server_secret (
 
 -- Written to see whether the storage takes writes.
 CREATE TABLE probe (
-    only  boolean PRIMARY KEY CHECK (only),
+    one   boolean PRIMARY KEY CHECK (one),
     times bigint  NOT NULL
 );

@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod conformance;
+mod postgres;
 mod sqlite;
 
 use std::fmt;
@@ -19,7 +20,10 @@ use std::fmt;
 use async_trait::async_trait;
 use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 
-pub use self::sqlite::{SqliteAccounts, add_invites_to_file};
+pub use self::{
+    postgres::PostgresAccounts,
+    sqlite::{SqliteAccounts, add_invites_to_file},
+};
 use crate::domain::{
     Rate, Username,
     device_list::{AccountState, VerifiedList},

@@ -72,8 +72,8 @@ pub enum MigrateError {
 /// If there is no connection, if the schema is newer or other than this program's, or if a migration fails.
 pub async fn migrate(url: &str, now_ms: u64) -> Result<Vec<&'static str>, OpenError> {
     let (connect, address) = address::parse(url)?;
-    // A statement takes what it takes. A lock that is not to be had is given up soon, because everybody else queues up behind who waits for it.
-    let options = Options { statement_within: Duration::ZERO, ..Options::new(url) };
+    // A statement takes what it takes.
+    let options = Options { statement_within: Duration::ZERO, lock_within: Duration::ZERO, ..Options::new(url) };
     let pool = Pool::new(connect, address.clone(), options);
     let mut connection = pool.connect().await?;
     let migrated = timeout(MIGRATION_WITHIN, locked(&mut connection, MIGRATIONS, now_ms)).await;
@@ -162,14 +162,14 @@ async fn apply(connection: &mut PgConnection, migrations: &[Migration], now_ms: 
 
 async fn apply_one(connection: &mut PgConnection, name: &str, sql: &'static str, now_ms: u64) -> Result<(), sqlx::Error> {
     if has_mark(sql, NO_TRANSACTION) {
-        // Building an index beside others waits for their transactions, which is a lock too.
-        sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
         for statement in sql.split_inclusive(";\n").filter(|s| !s.trim().is_empty()) {
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await?;
         }
         return record(connection, name, sql, now_ms).await;
     }
     let mut transaction = connection.begin().await?;
+    // A lock that is not to be had is given up soon, because everybody else queues up behind who waits for it.
+    sqlx::raw_sql("SET LOCAL lock_timeout = '5s'").execute(&mut *transaction).await?;
     sqlx::raw_sql(sql).execute(&mut *transaction).await?;
     record(&mut transaction, name, sql, now_ms).await?;
     transaction.commit().await

@@ -27,7 +27,7 @@ enum Kind {
     ReadWrite,
     /// All statements see the same.
     Snapshot,
-    /// Nothing: one statement is a transaction of its own.
+    /// Nothing: each statement is a transaction of its own.
     Statement,
 }
 
@@ -56,52 +56,59 @@ impl Postgres {
     /// against another one, or the connection turns out dead before the commit, the work is **run again**: it must have no effect but on the database.
     /// It must pass on every SQL error: after one the transaction can only be undone.
     ///
+    /// The work gets what it needs as `given` and captures nothing: the compiler cannot see that a future of a closure with borrowed captures may go to
+    /// another thread.
+    ///
     /// # Errors
     /// What the work refuses with; [`StoreError::Overloaded`]; [`StoreError::Unavailable`]. When the connection is lost during the commit the cause is
     /// [`FaultCause::CommitUnknown`] and nothing is tried again.
-    pub async fn transaction<T, E>(
+    pub async fn transaction<A: Sync, T, E>(
         &self,
         name: &'static str,
-        work: impl AsyncFn(&mut PgConnection) -> Result<T, Failure<E>>,
+        given: &A,
+        work: impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<E>>,
     ) -> Result<T, StoreError<E>> {
-        self.run(name, Kind::ReadWrite, work).await
+        self.run(name, Kind::ReadWrite, given, work).await
     }
 
     /// As [`Self::transaction`], for several reads that must see the same state. Writes nothing and locks nothing.
     ///
     /// # Errors
     /// As [`Self::transaction`].
-    pub async fn snapshot<T, E>(
+    pub async fn snapshot<A: Sync, T, E>(
         &self,
         name: &'static str,
-        work: impl AsyncFn(&mut PgConnection) -> Result<T, Failure<E>>,
+        given: &A,
+        work: impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<E>>,
     ) -> Result<T, StoreError<E>> {
-        self.run(name, Kind::Snapshot, work).await
+        self.run(name, Kind::Snapshot, given, work).await
     }
 
-    /// As [`Self::transaction`], for a single statement that needs none around it: one round trip instead of three. It must be a read, or a write that
-    /// may be run twice.
+    /// As [`Self::transaction`], for statements that need none around them: one round trip instead of three. They must be reads, or writes that may be
+    /// run twice.
     ///
     /// # Errors
     /// As [`Self::transaction`], the unknown commit aside: there the statement is run again.
-    pub async fn statement<T, E>(
+    pub async fn statement<A: Sync, T, E>(
         &self,
         name: &'static str,
-        work: impl AsyncFn(&mut PgConnection) -> Result<T, Failure<E>>,
+        given: &A,
+        work: impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<E>>,
     ) -> Result<T, StoreError<E>> {
-        self.run(name, Kind::Statement, work).await
+        self.run(name, Kind::Statement, given, work).await
     }
 
-    async fn run<T, E>(
+    async fn run<A: Sync, T, E>(
         &self,
         name: &'static str,
         kind: Kind,
-        work: impl AsyncFn(&mut PgConnection) -> Result<T, Failure<E>>,
+        given: &A,
+        work: impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<E>>,
     ) -> Result<T, StoreError<E>> {
         let begun = Instant::now();
         let deadline = self.pool.options.transaction_within;
         // Dropped at the deadline, the connection it holds is closed and PostgreSQL undoes what was done.
-        let outcome = timeout(deadline, self.attempts(name, kind, work)).await;
+        let outcome = timeout(deadline, self.attempts(name, kind, given, work)).await;
         metrics::histogram!("kith_postgres_transaction_seconds", "transaction" => name).record(begun.elapsed().as_secs_f64());
         let outcome = outcome.unwrap_or_else(|_| Err(StoreError::Unavailable(self.pool.fault(FaultCause::TooLate))));
         if let Err(StoreError::Unavailable(fault)) = &outcome {
@@ -110,15 +117,16 @@ impl Postgres {
         outcome
     }
 
-    async fn attempts<T, E>(
+    async fn attempts<A: Sync, T, E>(
         &self,
         name: &'static str,
         kind: Kind,
-        work: impl AsyncFn(&mut PgConnection) -> Result<T, Failure<E>>,
+        given: &A,
+        work: impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<E>>,
     ) -> Result<T, StoreError<E>> {
         let (mut contended, mut dead) = (0, 0);
         loop {
-            let error = match self.attempt(kind, &work).await? {
+            let error = match self.attempt(kind, given, &work).await? {
                 Ok(value) => return Ok(value),
                 Err(Lost::Refused(refusal)) => return Err(StoreError::Refused(refusal)),
                 Err(Lost::Commit(error)) if classify(&error) == Class::Disconnected => {
@@ -143,16 +151,17 @@ impl Postgres {
     }
 
     /// The outer error is that there is no connection.
-    async fn attempt<T, E>(
+    async fn attempt<A: Sync, T, E>(
         &self,
         kind: Kind,
-        work: &impl AsyncFn(&mut PgConnection) -> Result<T, Failure<E>>,
+        given: &A,
+        work: &impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<E>>,
     ) -> Result<Result<T, Lost<E>>, StoreError<E>> {
         let mut taken = self.pool.take().await.map_err(|error| match error {
             TakeError::Busy => StoreError::Overloaded,
             TakeError::Failed(fault) => StoreError::Unavailable(fault),
         })?;
-        let ended = once(&mut taken, kind, work).await;
+        let ended = once(&mut taken, kind, given, work).await;
         match &ended {
             Err(Lost::Sql(error) | Lost::Commit(error) | Lost::Stale(error)) if !is_answer(error) => self.pool.forget_idle(),
             _ => taken.put_back(),
@@ -166,11 +175,16 @@ fn is_answer(error: &sqlx::Error) -> bool {
     classify(error) != Class::Disconnected
 }
 
-async fn once<T, E>(connection: &mut Taken, kind: Kind, work: &impl AsyncFn(&mut PgConnection) -> Result<T, Failure<E>>) -> Result<T, Lost<E>> {
+async fn once<A: Sync, T, E>(
+    connection: &mut Taken,
+    kind: Kind,
+    given: &A,
+    work: &impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<E>>,
+) -> Result<T, Lost<E>> {
     if let Some(begin) = kind.begin() {
         sqlx::raw_sql(begin).execute(&mut **connection).await.map_err(Lost::Stale)?;
     }
-    let outcome = work(connection).await;
+    let outcome = work(connection, given).await;
     let ended = kind.begin().is_some();
     match outcome {
         Ok(value) if ended => sqlx::raw_sql("COMMIT").execute(&mut **connection).await.map(|_| value).map_err(Lost::Commit),
