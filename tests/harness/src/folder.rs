@@ -13,8 +13,6 @@ use std::{
 
 use anyhow::Context as _;
 
-use crate::user::User;
-
 /// Waits for the end of its input; then kills, gives back what the kernel would keep, and removes the folder. Bounded: about 20 s.
 ///
 /// PostgreSQL holds a System V shared memory segment, which outlives a killed server; its number is in line 7 of `postmaster.pid`.
@@ -45,9 +43,10 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// A fresh folder that nobody but `owner` (or this process, if there is none) can read.
-    pub(crate) fn new(owner: Option<&User>) -> anyhow::Result<Self> {
+    /// A fresh folder that nobody else can read.
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let usual = std::env::temp_dir();
+        // Unix sockets go in there.
         let parent = if usual.as_os_str().len() > LONGEST { PathBuf::from("/tmp") } else { usual };
         let made =
             tempfile::Builder::new().prefix("kith-").tempdir_in(&parent).with_context(|| format!("cannot make a folder in {}", parent.display()))?;
@@ -56,11 +55,7 @@ impl Folder {
         let watcher = watch(&path).context("cannot start the watcher")?;
         // From here on the watcher removes it.
         let _ = made.keep();
-        let folder = Self { path, watcher };
-        if let Some(owner) = owner {
-            owner.own(&folder.path)?;
-        }
-        Ok(folder)
+        Ok(Self { path, watcher })
     }
 
     pub(crate) fn path(&self) -> &Path {

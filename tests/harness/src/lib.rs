@@ -1,6 +1,9 @@
 //! Starts the real services that tests and demonstrations need, on free ports in temporary folders, and ends them.
 //!
 //! - [`Postgres`]: one server per test process for everybody ([`Postgres::shared`]), or one of your own to treat badly ([`Postgres::start`]).
+//! - [`Redis`]: a server of your own, to use and to treat badly.
+//! - [`Service`]: what these have in common, and what runs any other [`Program`] in the same manner.
+//! - [`Proxy`]: a link between two parties that can be cut, held, slowed and healed.
 //!
 //! Everything ends with the process that started it, however that ends, SIGKILL included: each service lives in a temporary folder with a watcher (see
 //! `folder.rs`). Processes that test in parallel do not share anything. Servers listen on 127.0.0.1 only. Linux only: processes are found through
@@ -12,7 +15,13 @@ mod folder;
 mod port;
 mod postgres;
 mod process;
+mod proxy;
+mod random;
+mod redis;
 mod service;
 mod user;
 
 pub use postgres::{Database, Options as PostgresOptions, Postgres};
+pub use proxy::{Direction, Proxy};
+pub use redis::Redis;
+pub use service::{Program, Service};

@@ -1,12 +1,13 @@
 //! A port of 127.0.0.1 that stays ours while a service on it is down.
 
 use std::{
-    hash::{BuildHasher as _, Hasher as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::{linux::net::SocketAddrExt as _, unix::net::UnixListener},
 };
 
 use anyhow::Context as _;
+
+use crate::random::random_below;
 
 /// Below the ports that the kernel gives to outgoing connections, which could otherwise take the port of a service that is being restarted.
 const FIRST: u16 = 15_000;
@@ -41,12 +42,6 @@ impl Port {
     pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
     }
-}
-
-/// The standard library seeds its hashers from the system's randomness.
-fn random_below(limit: u16) -> u16 {
-    let random = std::hash::RandomState::new().build_hasher().finish();
-    u16::try_from(random % u64::from(limit)).expect("the remainder is below a u16")
 }
 
 #[cfg(test)]

@@ -4,16 +4,16 @@ mod server;
 
 use std::{
     net::SocketAddr,
+    ops::Deref,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use self::server::{ADMIN, ROLE, Server};
-use crate::service::{Service, aside};
+use crate::service::Service;
 
 /// What a server of one's own may have differently.
 #[derive(Debug, Clone, Default)]
@@ -22,12 +22,15 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
     /// Environment of the server, for instance a library to load before others.
     pub environment: Vec<(String, String)>,
+    /// A disk of its own of so many MiB (at least 128), which can be filled: a file system in memory, so that the process must be root.
+    pub disk: Option<u32>,
 }
 
-/// A server with a folder of its own. It ends when this is dropped, and when this process ends, however it ends.
+/// A server with a folder of its own, and a [`Service`]: kill it, stop it, restart it, pause it, ask for its processor time. It ends when this is dropped, and when this process ends, however it ends.
 #[derive(Debug)]
 pub struct Postgres {
-    service: Arc<Service<Server>>,
+    service: Service,
+    server: Arc<Server>,
     databases: AtomicU64,
     /// For the whole life of the process, so that databases have to be removed one by one.
     shared: bool,
@@ -40,7 +43,7 @@ pub struct Database {
     address: SocketAddr,
     password: String,
     /// Whom to ask for its removal.
-    removed_by: Option<Arc<Service<Server>>>,
+    removed_by: Option<Arc<Server>>,
 }
 
 impl Postgres {
@@ -75,7 +78,8 @@ impl Postgres {
     }
 
     fn start_blocking(options: &Options, shared: bool) -> anyhow::Result<Self> {
-        Ok(Self { service: Arc::new(server::start(options)?), databases: AtomicU64::new(0), shared })
+        let (service, server) = server::start(options)?;
+        Ok(Self { service, server, databases: AtomicU64::new(0), shared })
     }
 
     /// A fresh, empty database.
@@ -94,15 +98,15 @@ impl Postgres {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         // Its pages go through the log, so that no checkpoint is needed and tests at the same time are not held up.
         let statement = format!("create database {name} owner {ROLE} template template0 strategy wal_log");
-        aside(&self.service, move |service| service.program().sql(service.folder(), &statement)).await?;
-        let removed_by = self.shared.then(|| Arc::clone(&self.service));
-        Ok(Database { name, address: self.address(), password: self.service.program().password().to_owned(), removed_by })
+        self.admin(&statement).await?;
+        let removed_by = self.shared.then(|| Arc::clone(&self.server));
+        Ok(Database { name, address: self.address(), password: self.server.password().to_owned(), removed_by })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.service.program().address()
+        self.server.address()
     }
 
     /// Runs one statement as superuser in the database `postgres`, and returns what it shows: rows as lines, columns with `|` between them.
@@ -111,68 +115,36 @@ impl Postgres {
     /// If the server does not answer or refuses.
     pub async fn admin(&self, statement: &str) -> anyhow::Result<String> {
         let statement = statement.to_owned();
-        aside(&self.service, move |service| service.program().sql(service.folder(), &statement)).await
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.sql(&statement)).await?
     }
+}
 
-    /// SIGKILL for all its processes; returns when they are gone.
+impl Postgres {
+    /// Fills the server's disk to the last byte; needs [`Options::disk`].
     ///
     /// # Errors
-    /// If they do not go.
-    pub async fn kill(&self) -> anyhow::Result<()> {
-        aside(&self.service, Service::kill).await
+    /// If the server has no disk of its own.
+    pub async fn fill_disk(&self) -> anyhow::Result<()> {
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.fill_disk()).await?
     }
 
-    /// Stops it in order (sessions are cut off, transactions rolled back).
+    /// Ends [`fill_disk`](Self::fill_disk).
     ///
     /// # Errors
-    /// If it takes too long.
-    pub async fn stop(&self) -> anyhow::Result<()> {
-        aside(&self.service, Service::stop).await
+    /// If it was not filled.
+    pub async fn free_disk(&self) -> anyhow::Result<()> {
+        let server = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || server.free_disk()).await?
     }
+}
 
-    /// Starts it again with the same data on the same port, after [`kill`](Self::kill) or [`stop`](Self::stop); one that runs is stopped in order first.
-    /// Returns when it answers.
-    ///
-    /// # Errors
-    /// If it does not.
-    pub async fn restart(&self) -> anyhow::Result<()> {
-        aside(&self.service, Service::restart).await
-    }
+impl Deref for Postgres {
+    type Target = Service;
 
-    /// SIGSTOP for all its processes: connections stay, and nobody answers. Returns when they stand still.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub async fn pause(&self) -> anyhow::Result<()> {
-        aside(&self.service, Service::pause).await
-    }
-
-    /// Ends a [`pause`](Self::pause).
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub async fn resume(&self) -> anyhow::Result<()> {
-        aside(&self.service, Service::resume).await
-    }
-
-    /// The postmaster, if it runs.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.service.pid()
-    }
-
-    /// Processor time of the server and all its backends since it was last started, ended backends included. In steps of 10 ms.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub fn cpu(&self) -> anyhow::Result<Duration> {
-        self.service.cpu()
-    }
-
-    /// The last lines of its log.
-    #[must_use]
-    pub fn end_of_log(&self) -> String {
-        self.service.end_of_log()
+    fn deref(&self) -> &Service {
+        &self.service
     }
 }
 
@@ -208,9 +180,9 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        let Some(service) = self.removed_by.take() else { return };
+        let Some(server) = self.removed_by.take() else { return };
         let statement = format!("drop database {} with (force)", self.name);
         // Nobody needs to wait for it. If this process ends before, the whole server goes.
-        thread::spawn(move || service.program().sql(service.folder(), &statement));
+        thread::spawn(move || server.sql(&statement));
     }
 }

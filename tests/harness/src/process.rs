@@ -1,8 +1,8 @@
 //! Finds, signals and measures processes through `/proc`, and runs short programs with a deadline.
 
 use std::{
-    fs,
-    path::Path,
+    env, fs,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -94,6 +94,12 @@ fn output(command: &mut Command, limit: Duration) -> anyhow::Result<Output> {
     }
     let output = child.wait_with_output()?;
     ended.map(|()| output)
+}
+
+/// Where a program is.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn name(command: &Command) -> String {

@@ -3,13 +3,13 @@
 use std::{
     fs,
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 
 use crate::{
     folder::Folder,
@@ -23,20 +23,32 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 const SIGNALLED_WITHIN: Duration = Duration::from_secs(20);
 const LINES_OF_LOG: usize = 25;
 
-/// What differs between services.
-pub(crate) trait Program: std::fmt::Debug + Send + Sync + 'static {
+/// What differs between services. Implement it to run another program in the same manner, such as one of one's own.
+pub trait Program: std::fmt::Debug + Send + Sync {
     /// For messages.
-    const NAME: &'static str;
-    /// The signal that asks for an orderly end.
-    const ORDERLY: libc::c_int;
+    fn name(&self) -> &str;
 
-    /// Puts aside what an earlier life may have left; no process of the service runs.
+    /// The signal that asks for an orderly end.
+    fn orderly(&self) -> i32 {
+        libc::SIGTERM
+    }
+
+    /// Fills the fresh folder, once.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    fn prepare(&self, folder: &Path) -> anyhow::Result<()>;
+
+    /// Puts aside what an earlier life has left; no process of the service runs.
     ///
     /// # Errors
     /// If the folder cannot be changed.
-    fn tidy(&self, folder: &Path) -> anyhow::Result<()>;
+    fn tidy(&self, _folder: &Path) -> anyhow::Result<()> {
+        Ok(())
+    }
 
-    /// The command that runs it in the foreground. Its working directory is set by the caller.
+    /// The command that runs it in the foreground. It works in the folder and must stay there or below: that is how its processes are known. What it
+    /// writes goes to the file `log` there.
     fn command(&self, folder: &Path) -> Command;
 
     /// Asks it something, with a short deadline.
@@ -46,94 +58,168 @@ pub(crate) trait Program: std::fmt::Debug + Send + Sync + 'static {
     fn answers(&self, folder: &Path) -> anyhow::Result<()>;
 }
 
-/// Ends, and its folder with it, when dropped.
+/// A running service. It ends, and its folder with it, when the last clone is dropped, and when this process ends, however it ends.
+#[derive(Debug, Clone)]
+pub struct Service {
+    life: Arc<Life>,
+}
+
 #[derive(Debug)]
-pub(crate) struct Service<P> {
+struct Life {
     /// Held during each change of state, so that one change at a time happens.
     child: Mutex<Option<Child>>,
-    program: P,
+    program: Arc<dyn Program>,
     /// Dropped last.
     folder: Folder,
 }
 
-impl<P: Program> Service<P> {
-    /// Starts it and waits until it answers.
+impl Service {
+    /// Starts it in a folder of its own and waits until it answers.
     ///
     /// # Errors
     /// If it does not; then with the end of its log.
-    pub(crate) fn start(folder: Folder, program: P) -> anyhow::Result<Self> {
-        let service = Self { child: Mutex::new(None), program, folder };
-        service.restart()?;
-        Ok(service)
+    pub async fn start(program: Arc<dyn Program>) -> anyhow::Result<Self> {
+        tokio::task::spawn_blocking(move || Self::start_blocking(program)).await?
     }
 
-    pub(crate) fn program(&self) -> &P {
-        &self.program
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Stops it in order if it runs, starts it again and waits until it answers.
-    ///
-    /// # Errors
-    /// If it does not stop, or does not answer; then with the end of its log.
-    pub(crate) fn restart(&self) -> anyhow::Result<()> {
-        let mut child = self.lock();
-        self.end(&mut child)?;
-        self.program.tidy(self.folder())?;
-        let log = fs::File::options().create(true).append(true).open(self.log())?;
-        let mut command = self.program.command(self.folder());
-        command.current_dir(self.folder()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        let started = child.insert(command.spawn().with_context(|| format!("cannot start {}", P::NAME))?);
-        self.until_it_answers(started)
-    }
-
-    fn until_it_answers(&self, child: &mut Child) -> anyhow::Result<()> {
-        let mut last = Ok(());
-        let mut ended = None;
-        let answered = wait(&format!("{} answers", P::NAME), STARTED_WITHIN, || {
-            ended = child.try_wait().ok().flatten();
-            last = self.program.answers(self.folder());
-            ended.is_some() || last.is_ok()
-        });
-        match (ended, answered, last) {
-            (Some(status), ..) => Err(anyhow!("{} ended at once with {status}; the end of its log:\n{}", P::NAME, self.end_of_log())),
-            (None, Err(error), last) => Err(error.context(format!("{last:?}; the end of its log:\n{}", self.end_of_log()))),
-            (None, Ok(()), _) => Ok(()),
-        }
-    }
-
-    /// Asks it to end and waits until it has. Nothing happens if it does not run.
-    ///
-    /// # Errors
-    /// If it takes too long.
-    pub(crate) fn stop(&self) -> anyhow::Result<()> {
-        self.end(&mut self.lock())
-    }
-
-    fn end(&self, child: &mut Option<Child>) -> anyhow::Result<()> {
-        let Some(running) = child else { return Ok(()) };
-        self.signal_all(running.id(), libc::SIGCONT);
-        signal(running.id(), P::ORDERLY);
-        wait(&format!("{} stops", P::NAME), STOPPED_WITHIN, || !matches!(running.try_wait(), Ok(None)))?;
-        wait(&format!("the children of {} end", P::NAME), SIGNALLED_WITHIN, || inside(self.folder()).is_empty())?;
-        *child = None;
-        Ok(())
+    pub(crate) fn start_blocking(program: Arc<dyn Program>) -> anyhow::Result<Self> {
+        let folder = Folder::new()?;
+        program.prepare(folder.path())?;
+        let life = Life { child: Mutex::new(None), program, folder };
+        life.restart()?;
+        Ok(Self { life: Arc::new(life) })
     }
 
     /// SIGKILL for all its processes; returns when they are gone.
     ///
     /// # Errors
     /// If they do not go.
-    pub(crate) fn kill(&self) -> anyhow::Result<()> {
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        self.aside(Life::kill).await
+    }
+
+    /// Asks it to end and waits until it has. Nothing happens if it does not run.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        self.aside(Life::stop).await
+    }
+
+    /// Starts it again in the same folder, after [`kill`](Self::kill) or [`stop`](Self::stop); one that runs is stopped in order first. Returns when it
+    /// answers.
+    ///
+    /// # Errors
+    /// If it does not stop, or does not answer; then with the end of its log.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        self.aside(Life::restart).await
+    }
+
+    /// SIGSTOP for all its processes: connections stay, and nobody answers. Returns when they stand still.
+    ///
+    /// # Errors
+    /// If it does not run, or they do not.
+    pub async fn pause(&self) -> anyhow::Result<()> {
+        self.aside(Life::pause).await
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn resume(&self) -> anyhow::Result<()> {
+        self.aside(Life::resume).await
+    }
+
+    /// The main process, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.life.pid()
+    }
+
+    /// Processor time of all its processes since it was last started, those that have ended included. In steps of 10 ms.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        self.life.cpu()
+    }
+
+    /// The last lines that it wrote.
+    #[must_use]
+    pub fn end_of_log(&self) -> String {
+        self.life.end_of_log()
+    }
+
+    /// Where it lives.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.life.folder.path()
+    }
+
+    /// For messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.life.program.name()
+    }
+
+    /// What blocks must not hold up the caller's other tasks: a gateway under test may be one of them.
+    async fn aside(&self, act: impl FnOnce(&Life) -> anyhow::Result<()> + Send + 'static) -> anyhow::Result<()> {
+        let life = Arc::clone(&self.life);
+        tokio::task::spawn_blocking(move || act(&life)).await.context("the task was ended")?
+    }
+}
+
+impl Life {
+    fn restart(&self) -> anyhow::Result<()> {
+        let mut child = self.lock();
+        self.end(&mut child)?;
+        self.program.tidy(self.folder.path())?;
+        let log = fs::File::options().create(true).append(true).open(self.log())?;
+        let mut command = self.program.command(self.folder.path());
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let started = child.insert(command.spawn().with_context(|| format!("cannot start {}", self.program.name()))?);
+        self.until_it_answers(started)
+    }
+
+    fn until_it_answers(&self, child: &mut Child) -> anyhow::Result<()> {
+        let name = self.program.name();
+        let mut last = Ok(());
+        let mut ended = None;
+        let answered = wait(&format!("{name} answers"), STARTED_WITHIN, || {
+            ended = child.try_wait().ok().flatten();
+            last = self.program.answers(self.folder.path());
+            ended.is_some() || last.is_ok()
+        });
+        match (ended, answered, last) {
+            (Some(status), ..) => Err(anyhow!("{name} ended at once with {status}; the end of its log:\n{}", self.end_of_log())),
+            (None, Err(error), last) => Err(error.context(format!("{last:?}; the end of its log:\n{}", self.end_of_log()))),
+            (None, Ok(()), _) => Ok(()),
+        }
+    }
+
+    fn stop(&self) -> anyhow::Result<()> {
+        self.end(&mut self.lock())
+    }
+
+    fn end(&self, child: &mut Option<Child>) -> anyhow::Result<()> {
+        let Some(running) = child else { return Ok(()) };
+        let name = self.program.name();
+        self.signal_all(running.id(), libc::SIGCONT);
+        signal(running.id(), self.program.orderly());
+        wait(&format!("{name} stops"), STOPPED_WITHIN, || !matches!(running.try_wait(), Ok(None)))?;
+        wait(&format!("the children of {name} end"), SIGNALLED_WITHIN, || inside(self.folder.path()).is_empty())?;
+        *child = None;
+        Ok(())
+    }
+
+    fn kill(&self) -> anyhow::Result<()> {
         let mut child = self.lock();
         let Some(running) = child.as_mut() else { return Ok(()) };
         // Those who start others die first.
         signal(running.id(), libc::SIGKILL);
-        wait(&format!("{} dies", P::NAME), SIGNALLED_WITHIN, || {
-            let left = inside(self.folder());
+        wait(&format!("{} dies", self.program.name()), SIGNALLED_WITHIN, || {
+            let left = inside(self.folder.path());
             left.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
             left.is_empty()
         })?;
@@ -142,63 +228,52 @@ impl<P: Program> Service<P> {
         Ok(())
     }
 
-    /// SIGSTOP for all its processes; returns when they stand still.
-    ///
-    /// # Errors
-    /// If it does not run, or they do not.
-    pub(crate) fn pause(&self) -> anyhow::Result<()> {
+    fn pause(&self) -> anyhow::Result<()> {
         let child = self.lock();
-        let pid = child.as_ref().with_context(|| format!("{} does not run", P::NAME))?.id();
-        wait(&format!("{} stands still", P::NAME), SIGNALLED_WITHIN, || {
+        let pid = self.running(&child)?.id();
+        wait(&format!("{} stands still", self.program.name()), SIGNALLED_WITHIN, || {
             self.signal_all(pid, libc::SIGSTOP);
-            inside(self.folder()).into_iter().filter_map(stat).all(|stat| stat.stopped)
+            inside(self.folder.path()).into_iter().filter_map(stat).all(|stat| stat.stopped)
         })
     }
 
-    /// SIGCONT for all its processes.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub(crate) fn resume(&self) -> anyhow::Result<()> {
+    fn resume(&self) -> anyhow::Result<()> {
         let child = self.lock();
-        let Some(child) = child.as_ref() else { bail!("{} does not run", P::NAME) };
-        self.signal_all(child.id(), libc::SIGCONT);
+        self.signal_all(self.running(&child)?.id(), libc::SIGCONT);
         Ok(())
     }
 
     /// The main process first: it starts the others.
     fn signal_all(&self, main: u32, number: libc::c_int) {
         signal(main, number);
-        inside(self.folder()).into_iter().filter(|pid| *pid != main).for_each(|pid| signal(pid, number));
+        inside(self.folder.path()).into_iter().filter(|pid| *pid != main).for_each(|pid| signal(pid, number));
     }
 
-    /// The main process, if it runs.
-    pub(crate) fn pid(&self) -> Option<u32> {
+    fn pid(&self) -> Option<u32> {
         self.lock().as_ref().map(Child::id)
     }
 
-    /// Processor time of all its processes in this life, those that have ended included. In steps of 10 ms.
-    ///
-    /// # Errors
-    /// If it does not run.
-    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let main = self.pid().with_context(|| format!("{} does not run", P::NAME))?;
-        let ended = stat(main).with_context(|| format!("{} has died", P::NAME))?.children;
-        let living = inside(self.folder());
-        ensure!(living.contains(&main), "{} has died", P::NAME);
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        let main = self.running(&self.lock())?.id();
+        let living = inside(self.folder.path());
+        ensure!(living.contains(&main), "{} has died", self.program.name());
+        let ended = stat(main).with_context(|| format!("{} has died", self.program.name()))?.children;
         Ok(ended + living.into_iter().filter_map(stat).map(|stat| stat.own).sum::<Duration>())
     }
 
-    fn log(&self) -> std::path::PathBuf {
-        self.folder().join("log")
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
-    /// The last lines that it wrote.
-    pub(crate) fn end_of_log(&self) -> String {
+    fn end_of_log(&self) -> String {
         let text = fs::read(self.log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES_OF_LOG)..].join("\n")
+    }
+
+    fn running<'a>(&self, child: &'a Option<Child>) -> anyhow::Result<&'a Child> {
+        child.as_ref().with_context(|| format!("{} does not run", self.program.name()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Child>> {
@@ -207,7 +282,7 @@ impl<P: Program> Service<P> {
     }
 }
 
-impl<P> Drop for Service<P> {
+impl Drop for Life {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut child) = child {
@@ -216,13 +291,4 @@ impl<P> Drop for Service<P> {
             let _ = child.wait();
         }
     }
-}
-
-/// Does something that blocks where it does not hold up the caller's other tasks.
-pub(crate) async fn aside<P: Program, T: Send + 'static>(
-    service: &Arc<Service<P>>,
-    act: impl FnOnce(&Service<P>) -> anyhow::Result<T> + Send + 'static,
-) -> anyhow::Result<T> {
-    let service = Arc::clone(service);
-    tokio::task::spawn_blocking(move || act(&service)).await.context("the task was ended")?
 }

@@ -189,3 +189,18 @@ async fn until<T>(mut look: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
     };
     Ok(tokio::time::timeout(Duration::from_secs(60), found).await?)
 }
+
+#[tokio::test]
+async fn a_full_disk_is_full_and_can_be_freed() -> anyhow::Result<()> {
+    let server = Postgres::start_with(PostgresOptions { disk: Some(160), ..Default::default() }).await?;
+    let database = server.database().await;
+    psql(&database.url(), "create table t (n int); insert into t values (7)")?;
+    server.fill_disk().await?;
+    let error = psql(&database.url(), "insert into t select generate_series(1, 1000000)").expect_err("there is room");
+    // Depending on what did not fit: an error of this statement, or the end of the server, which then recovers as soon as it can.
+    ensure!(["No space left", "server closed the connection"].iter().any(|text| error.to_string().contains(text)), "{error}");
+    server.free_disk().await?;
+    server.restart().await?;
+    ensure!(psql(&database.url(), "select n from t")? == "7");
+    Ok(())
+}

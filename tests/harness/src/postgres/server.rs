@@ -1,13 +1,12 @@
 //! How a PostgreSQL server is made, run and asked.
 
 use std::{
-    env,
-    fmt::Write as _,
-    fs,
-    io::Read as _,
+    env, fs,
+    io::{ErrorKind, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -15,9 +14,9 @@ use anyhow::Context as _;
 
 use super::Options;
 use crate::{
-    folder::Folder,
     port::Port,
     process,
+    random::random_text,
     service::{Program, Service},
     user::{self, User},
 };
@@ -54,23 +53,27 @@ pub(crate) struct Server {
     user: Option<User>,
     port: Port,
     password: String,
-    environment: Vec<(String, String)>,
+    options: Options,
+    /// Known once there is one.
+    folder: OnceLock<PathBuf>,
 }
 
 /// Makes a server and starts it.
 ///
 /// # Errors
 /// If PostgreSQL is not installed, or does not start.
-pub(super) fn start(options: &Options) -> anyhow::Result<Service<Server>> {
-    let programs = programs().context(MISSING)?;
-    let user = user::instead_of_root()?;
-    let folder = Folder::new(user.as_ref())?;
-    let server = Server { programs, user, port: Port::reserve()?, password: password()?, environment: options.environment.clone() };
-    server.initialise(folder.path(), &options.settings)?;
-    let service = Service::start(folder, server)?;
-    let password = service.program().password();
-    service.program().sql(service.folder(), &format!("create role {ROLE} login password '{password}'"))?;
-    Ok(service)
+pub(super) fn start(options: &Options) -> anyhow::Result<(Service, Arc<Server>)> {
+    let server = Arc::new(Server {
+        programs: programs().context(MISSING)?,
+        user: user::instead_of_root()?,
+        port: Port::reserve()?,
+        password: random_text()?,
+        options: options.clone(),
+        folder: OnceLock::new(),
+    });
+    let service = Service::start_blocking(Arc::<Server>::clone(&server))?;
+    server.sql(&format!("create role {ROLE} login password '{}'", server.password))?;
+    Ok((service, server))
 }
 
 /// The folder that has all the programs: of the newest version that is packaged, or on PATH.
@@ -89,14 +92,6 @@ fn programs() -> Option<PathBuf> {
     all.find(|folder| PROGRAMS.iter().all(|name| folder.join(name).is_file()))
 }
 
-fn password() -> anyhow::Result<String> {
-    let mut random = [0; 16];
-    fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).context("the system gives no randomness")?;
-    let mut text = String::new();
-    random.iter().try_for_each(|byte| write!(text, "{byte:02x}"))?;
-    Ok(text)
-}
-
 impl Server {
     pub(super) fn address(&self) -> SocketAddr {
         self.port.address()
@@ -106,7 +101,7 @@ impl Server {
         &self.password
     }
 
-    fn initialise(&self, folder: &Path, settings: &[(String, String)]) -> anyhow::Result<()> {
+    fn initialise(&self, folder: &Path) -> anyhow::Result<()> {
         let password = folder.join("password");
         fs::write(&password, &self.password)?;
         let mut initdb = self.program("initdb");
@@ -116,16 +111,55 @@ impl Server {
         initdb.args(["--encoding", "UTF8", "--locale", "C", "--no-sync"]);
         process::run(&mut initdb, INITDB_WITHIN)?;
         fs::remove_file(password)?;
-        fs::write(folder.join("data/postgresql.conf"), self.configuration(folder, settings))?;
+        fs::write(folder.join("data/postgresql.conf"), self.configuration(folder))?;
         Ok(())
     }
 
+    /// A file system in memory over the data; the folder's watcher unmounts it.
+    fn mount(&self, folder: &Path, mebibytes: u32) -> anyhow::Result<()> {
+        let data = folder.join("data");
+        fs::create_dir(&data)?;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "kith-harness"]).arg(&data);
+        process::run(&mut mount, STATEMENT_WITHIN).context("a disk of its own needs root and the right to mount")?;
+        self.user.as_ref().map_or(Ok(()), |user| user.own(&data))
+    }
+
+    /// The file that fills the disk.
+    fn ballast(&self) -> anyhow::Result<PathBuf> {
+        self.options.disk.context("this server has no disk of its own")?;
+        Ok(self.folder()?.join("data/ballast"))
+    }
+
+    /// Ends when a single byte no longer fits.
+    pub(super) fn fill_disk(&self) -> anyhow::Result<()> {
+        let mut file = fs::File::options().create(true).append(true).open(self.ballast()?)?;
+        let block = vec![1; 1 << 20];
+        let mut size = block.len();
+        while size > 0 {
+            match file.write(&block[..size]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => size /= 2,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn free_disk(&self) -> anyhow::Result<()> {
+        Ok(fs::remove_file(self.ballast()?)?)
+    }
+
+    fn folder(&self) -> anyhow::Result<&Path> {
+        self.folder.get().map(PathBuf::as_path).context("the server has no folder yet")
+    }
+
     /// In the file, not on the command line, so that ALTER SYSTEM can change it.
-    fn configuration(&self, folder: &Path, settings: &[(String, String)]) -> String {
+    fn configuration(&self, folder: &Path) -> String {
         let port = self.port.number().to_string();
         let folder = folder.display().to_string();
         let place = [("port", port.as_str()), ("unix_socket_directories", &folder)];
-        let own = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = self.options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let all = SETTINGS.iter().copied().chain(place).chain(own);
         all.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''"))).collect()
     }
@@ -134,8 +168,8 @@ impl Server {
     ///
     /// # Errors
     /// If the server does not answer or refuses.
-    pub(super) fn sql(&self, folder: &Path, statement: &str) -> anyhow::Result<String> {
-        let mut psql = self.client(folder);
+    pub(super) fn sql(&self, statement: &str) -> anyhow::Result<String> {
+        let mut psql = self.client(self.folder()?);
         process::run(psql.args(["--command", statement]), STATEMENT_WITHIN)
     }
 
@@ -161,25 +195,43 @@ impl Server {
 }
 
 impl Program for Server {
-    const NAME: &'static str = "PostgreSQL";
+    fn name(&self) -> &str {
+        "PostgreSQL"
+    }
+
     /// A "fast" shutdown: sessions are cut off and a checkpoint is written.
-    const ORDERLY: libc::c_int = libc::SIGINT;
+    fn orderly(&self) -> i32 {
+        libc::SIGINT
+    }
+
+    fn prepare(&self, folder: &Path) -> anyhow::Result<()> {
+        if let Some(user) = &self.user {
+            user.own(folder)?;
+        }
+        if let Some(mebibytes) = self.options.disk {
+            self.mount(folder, mebibytes)?;
+        }
+        self.initialise(folder)?;
+        // Prepared once.
+        let _ = self.folder.set(folder.to_owned());
+        Ok(())
+    }
 
     /// After a kill the server looks whether the number in its lock file is that of a living process; by now that could be anybody.
     fn tidy(&self, folder: &Path) -> anyhow::Result<()> {
         match fs::remove_file(folder.join("data/postmaster.pid")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("cannot remove the lock file of a dead server"),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("cannot remove the lock file of a dead server"),
             _ => Ok(()),
         }
     }
 
     fn command(&self, folder: &Path) -> Command {
         let mut command = self.program("postgres");
-        command.arg("-D").arg(folder.join("data")).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.arg("-D").arg(folder.join("data")).envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
-    fn answers(&self, folder: &Path) -> anyhow::Result<()> {
-        self.sql(folder, "select 1").map(drop)
+    fn answers(&self, _folder: &Path) -> anyhow::Result<()> {
+        self.sql("select 1").map(drop)
     }
 }
