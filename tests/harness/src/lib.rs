@@ -1,7 +1,7 @@
 //! Starts the real services that tests and demonstrations need, on free ports in temporary folders, and ends them.
 //!
 //! - [`Postgres`]: one server per test process for everybody ([`Postgres::shared`]), or one of your own to treat badly ([`Postgres::start`]).
-//! - [`Redis`]: a server of your own, to use and to treat badly.
+//! - [`Redis`] and [`Kafka`]: servers of your own, to use and to treat badly.
 //! - [`Service`]: what these have in common, and what runs any other [`Program`] in the same manner.
 //! - [`Proxy`]: a link between two parties that can be cut, held, slowed and healed.
 //!
@@ -12,6 +12,7 @@
 //! Not here: anything of Kith. The harness knows no crate of the workspace, so that every one of them can test with it.
 
 mod folder;
+mod kafka;
 mod port;
 mod postgres;
 mod process;
@@ -21,6 +22,7 @@ mod redis;
 mod service;
 mod user;
 
+pub use kafka::Kafka;
 pub use postgres::{Database, Options as PostgresOptions, Postgres};
 pub use proxy::{Direction, Proxy};
 pub use redis::Redis;
