@@ -33,30 +33,58 @@ pub(crate) const PYTHON: Tool = Tool {
 
 const PYTHON_PROBE: &str = "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))";
 
+/// What `tests/harness` starts, and what brings Kafka, which Debian does not have.
+pub(crate) const SERVICES: [Tool; 4] = [
+    Tool {
+        what: "PostgreSQL 15 or later, for the tests of the cluster shape",
+        probe: &["sh", "-c", "ls /usr/lib/postgresql/*/bin/initdb || command -v initdb"],
+        package: "postgresql",
+    },
+    Tool { what: "Redis, for the tests of the cluster shape", probe: &["redis-server", "--version"], package: "redis-server" },
+    Tool {
+        what: "Java 17 or later, on which Kafka runs",
+        probe: &["sh", "-c", r#"java -version 2>&1 | grep -Eq 'version "(1[7-9]|[2-9][0-9])'"#],
+        package: "default-jre-headless",
+    },
+    Tool { what: "Maven, which fetches Kafka", probe: &["mvn", "--version"], package: "maven" },
+];
+
 /// Makes sure that a tool is there.
 ///
 /// # Errors
 /// If it is missing and cannot be installed; the message says what to install.
 pub(crate) fn ensure(tool: &Tool, deadline: Deadline) -> anyhow::Result<()> {
-    if is_there(tool) {
+    ensure_all(std::slice::from_ref(tool), deadline)
+}
+
+/// Makes sure that all the tools are there, and installs what is missing at once.
+///
+/// # Errors
+/// As [`ensure`].
+pub(crate) fn ensure_all(tools: &[Tool], deadline: Deadline) -> anyhow::Result<()> {
+    let missing: Vec<_> = tools.iter().filter(|tool| !is_there(tool)).collect();
+    if missing.is_empty() {
         return Ok(());
     }
-    say(&format!("{} is missing; trying to install the package {}", tool.what, tool.package));
-    install(tool.package, deadline.at_most(INSTALL))?;
-    if !is_there(tool) {
+    missing.iter().for_each(|tool| say(&format!("{} is missing; trying to install the package {}", tool.what, tool.package)));
+    let packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
+    install(&packages, deadline.at_most(INSTALL))?;
+    if let Some(tool) = missing.iter().find(|tool| !is_there(tool)) {
         bail!("{} is missing, and the package {} did not bring it", tool.what, tool.package);
     }
     Ok(())
 }
 
-/// Installs a package where that can be done without asking anybody.
-pub(crate) fn install(package: &str, deadline: Deadline) -> anyhow::Result<()> {
+/// Installs packages where that can be done without asking anybody.
+fn install(packages: &[&str], deadline: Deadline) -> anyhow::Result<()> {
     let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
     if !root || !succeeds(Command::new("apt-get").arg("--version")) {
-        bail!("please install it (on Debian and Ubuntu: apt-get install {package}) and run this again");
+        bail!("please install what is missing (on Debian and Ubuntu: apt-get install {}) and run this again", packages.join(" "));
     }
     run(Command::new("apt-get").args(["update", "-qq"]), deadline)?;
-    run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends", package]).env("DEBIAN_FRONTEND", "noninteractive"), deadline)
+    let mut install = Command::new("apt-get");
+    install.args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages).env("DEBIAN_FRONTEND", "noninteractive");
+    run(&mut install, deadline)
 }
 
 fn is_there(tool: &Tool) -> bool {

@@ -32,6 +32,8 @@ enum Command {
     Clippy,
     /// All programs, tests and benches
     Build,
+    /// PostgreSQL, Redis and Kafka for the tests, installed and fetched where they are missing
+    Services,
     /// All Rust tests: unit, property, scenario and documentation tests
     Unit,
     /// Documentation, warnings refused
@@ -63,7 +65,8 @@ fn main() -> ExitCode {
         Command::Fmt => steps::fmt(),
         Command::Clippy => steps::clippy(),
         Command::Build => steps::build(),
-        Command::Unit => return report::run_all(&[steps::build(), steps::unit()], Duration::from_secs(40 * 60)),
+        Command::Services => return report::run_all(&[steps::build(), steps::services()], Duration::from_secs(40 * 60)),
+        Command::Unit => return report::run_all(&[steps::build(), steps::services(), steps::unit()], Duration::from_secs(40 * 60)),
         Command::Doc => steps::doc(),
         Command::Vectors => steps::vectors(),
         Command::Model => steps::model(),

@@ -16,7 +16,7 @@ use crate::{
 
 /// Everything that must pass, the cheap and telling steps first.
 pub(crate) fn everything() -> Vec<Step> {
-    vec![fmt(), build(), unit(), clippy(), doc(), vectors(), model(), conformance(), demo(), fuzz(fuzzing::DEFAULT_SECONDS, None)]
+    vec![fmt(), build(), services(), unit(), clippy(), doc(), vectors(), model(), conformance(), demo(), fuzz(fuzzing::DEFAULT_SECONDS, None)]
 }
 
 fn step(name: &'static str, minutes: u64, run: impl Fn(Deadline) -> anyhow::Result<()> + 'static) -> Step {
@@ -34,6 +34,14 @@ pub(crate) fn clippy() -> Step {
 pub(crate) fn build() -> Step {
     let build = step("build", 15, |deadline| run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline));
     Step { essential: true, ..build }
+}
+
+/// What tests start is installed and fetched here, so that no test has to wait for it.
+pub(crate) fn services() -> Step {
+    step("services", 15, |deadline| {
+        machine::ensure_all(&machine::SERVICES, deadline)?;
+        run(&mut Command::new(target().join("debug/fetch_kafka")), deadline)
+    })
 }
 
 pub(crate) fn unit() -> Step {

@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn finds_this_process_where_it_works() {
-        let here = std::env::current_dir().and_then(|here| here.canonicalize()).expect("there is one");
+        let here = env::current_dir().and_then(|here| here.canonicalize()).expect("there is one");
         assert!(inside(&here).contains(&std::process::id()));
         assert!(stat(std::process::id()).is_some_and(|stat| !stat.stopped));
     }
