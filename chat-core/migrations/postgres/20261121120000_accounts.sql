@@ -13,8 +13,6 @@ CREATE TABLE account (
     -- The newest statement in device_list.
     list_version    bigint  NOT NULL,
     list_hash       bytea   NOT NULL,
-    -- One up with every change of the set of current devices. A device that leaves changes the set and not the list, so caches of the set compare this.
-    devices_version bigint  NOT NULL DEFAULT 1,
     created_ms      bigint  NOT NULL,
     -- Others see neither online nor last seen.
     presence_hidden boolean NOT NULL DEFAULT false,

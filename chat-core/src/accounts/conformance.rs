@@ -2,6 +2,7 @@
 
 #[path = "../../tests/support/owner.rs"]
 pub(super) mod owner;
+pub(super) mod races;
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -185,3 +185,85 @@ async fn record(connection: &mut PgConnection, name: &str, sql: &str, now_ms: u6
 fn has_mark(sql: &str, mark: &str) -> bool {
     sql.lines().take_while(|line| line.starts_with("--")).any(|line| line.trim_end() == mark)
 }
+
+#[cfg(test)]
+mod tests {
+    use kith_harness::{Database, Postgres as Server};
+
+    use super::*;
+
+    const ONE: Migration = ("20260101000000_one", "CREATE TABLE one (a int); INSERT INTO one VALUES (1)");
+    const TWO: Migration = ("20260102000000_two", "-- additive\nCREATE TABLE two (a int);\n");
+    const INDEX: Migration =
+        ("20260103000000_index", "-- no-transaction\nDROP INDEX CONCURRENTLY IF EXISTS one_a;\nCREATE INDEX CONCURRENTLY one_a ON one (a);\n");
+
+    async fn database() -> (Database, PgConnection) {
+        let database = Server::shared().database().await;
+        let connection = PgConnection::connect(&database.url()).await.unwrap();
+        (database, connection)
+    }
+
+    async fn count(connection: &mut PgConnection, what: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {what}"))).fetch_one(connection).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn applies_each_once() {
+        let (_database, mut db) = database().await;
+        assert_eq!(locked(&mut db, &[ONE], 1).await.unwrap(), [ONE.0]);
+        assert!(matches!(compare(&mut db, &[ONE, TWO]).await, Err(MigrateError::Missing(name)) if name == TWO.0));
+        assert_eq!(locked(&mut db, &[ONE, TWO, INDEX], 2).await.unwrap(), [TWO.0, INDEX.0]);
+        assert!(locked(&mut db, &[ONE, TWO, INDEX], 3).await.unwrap().is_empty());
+        compare(&mut db, &[ONE, TWO, INDEX]).await.unwrap();
+        assert_eq!(count(&mut db, "one").await, 1);
+        assert_eq!(count(&mut db, "pg_index WHERE indexrelid = 'one_a'::regclass AND indisvalid").await, 1);
+    }
+
+    #[tokio::test]
+    async fn several_at_a_time_apply_each_once() {
+        let database = Server::shared().database().await;
+        let url = database.url();
+        let (a, b, c) = tokio::join!(migrate(&url, 1), migrate(&url, 1), migrate(&url, 1));
+        let mut applied = [a.unwrap(), b.unwrap(), c.unwrap()].map(|names| names.len());
+        applied.sort_unstable();
+        assert_eq!(applied, [0, 0, MIGRATIONS.len()]);
+    }
+
+    #[tokio::test]
+    async fn refuses_a_newer_schema_and_a_changed_migration() {
+        let (_database, mut db) = database().await;
+        locked(&mut db, &[ONE, INDEX], 1).await.unwrap();
+        assert!(matches!(locked(&mut db, &[ONE], 1).await, Err(MigrateError::FromTheFuture(name)) if name == INDEX.0));
+        assert!(matches!(compare(&mut db, &[ONE]).await, Err(MigrateError::FromTheFuture(_))));
+        let changed = (ONE.0, "CREATE TABLE three (a int)");
+        assert!(matches!(locked(&mut db, &[changed, INDEX], 1).await, Err(MigrateError::Changed(name)) if name == ONE.0));
+        assert!(matches!(compare(&mut db, &[changed, INDEX]).await, Err(MigrateError::Changed(_))));
+    }
+
+    #[tokio::test]
+    async fn an_older_program_lives_with_an_additive_migration() {
+        let (_database, mut db) = database().await;
+        locked(&mut db, &[ONE, TWO], 1).await.unwrap();
+        compare(&mut db, &[ONE]).await.unwrap();
+        assert!(locked(&mut db, &[ONE], 1).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_failing_migration_leaves_nothing_and_lets_go_of_the_lock() {
+        let (database, mut db) = database().await;
+        let bad = ("20260101000000_bad", "CREATE TABLE half (a int); CREATE nonsense");
+        assert!(matches!(locked(&mut db, &[bad], 1).await, Err(MigrateError::Failed { name, .. }) if name == bad.0));
+        assert_eq!(count(&mut db, "pg_class WHERE relname = 'half'").await, 0);
+        let mut other = PgConnection::connect(&database.url()).await.unwrap();
+        assert_eq!(locked(&mut other, &[ONE], 1).await.unwrap(), [ONE.0]);
+    }
+
+    #[test]
+    fn the_list_is_the_folder() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
+        let mut files: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap().trim_end_matches(".sql").to_owned()).collect();
+        files.sort();
+        assert_eq!(files, MIGRATIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}

@@ -182,3 +182,6 @@ async fn check_server(connection: &mut PgConnection, address: &Address) -> Resul
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,10 +37,9 @@ pub(super) async fn publish(db: &mut PgConnection, caller: Option<DeviceRef>, pu
     }
     let missing: Vec<DeviceId> = before.into_iter().filter(|device| list.entries.iter().all(|(listed, _)| listed != device)).collect();
     revoke(db, &missing, now_ms).await?;
-    let sql = "UPDATE account SET list_version = $2, list_hash = $3, aik = $4, recovery = $5, devices_version = devices_version + $6 WHERE id = $1";
+    let sql = "UPDATE account SET list_version = $2, list_hash = $3, aik = $4, recovery = $5 WHERE id = $1";
     let query = sqlx::query(sql).bind(account_key(list.account)).bind(stored(list.version)).bind(publication.list.hash());
-    let changed = i64::from(!(new.is_empty() && missing.is_empty()));
-    query.bind(list.aik).bind(list.recovery).bind(changed).execute(&mut *db).await?;
+    query.bind(list.aik).bind(list.recovery).execute(&mut *db).await?;
     Ok(missing.into_iter().map(|device| DeviceRef { account: list.account, device }).collect())
 }
 
@@ -53,10 +52,7 @@ pub(super) async fn leave(db: &mut PgConnection, caller: DeviceRef, version: u64
     let sql = "INSERT INTO device_leave (account, version, device, signed, signature) VALUES ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(account_key(caller.account)).bind(stored(version)).bind(device_key(caller.device));
     query.bind(&signed.bytes).bind(signed.signature).execute(&mut *db).await?;
-    revoke(db, &[caller.device], now_ms).await?;
-    let sql = "UPDATE account SET devices_version = devices_version + 1 WHERE id = $1";
-    sqlx::query(sql).bind(account_key(caller.account)).execute(&mut *db).await?;
-    Ok(())
+    revoke(db, &[caller.device], now_ms).await
 }
 
 /// Whoever changes a list does it alone. Gives version and hash of the newest statement, as they are once the lock is held.

@@ -223,14 +223,26 @@ mod tests {
 
     use super::SqliteAccounts;
     use crate::{
-        accounts::conformance,
+        accounts::{
+            Accounts,
+            conformance::{self, races},
+        },
         domain::Clock,
         sqlite::{Database, Options},
     };
 
-    conformance::suite!(async {
+    fn fresh() -> (Arc<dyn Accounts>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let (db, _resolved) = Database::open(&folder.path().join("kith.db"), Options::new(Clock::System)).unwrap();
         (Arc::new(SqliteAccounts::new(db)), folder)
-    });
+    }
+
+    conformance::suite!(async { fresh() });
+    races::race_suite!(
+        async {
+            let (accounts, folder) = fresh();
+            (Arc::clone(&accounts), accounts, folder)
+        },
+        async |_: &tempfile::TempDir| {}
+    );
 }
