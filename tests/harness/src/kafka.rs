@@ -3,7 +3,12 @@
 mod artifacts;
 mod broker;
 
-use std::{net::SocketAddr, ops::Deref, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    ops::Deref,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use self::broker::Broker;
 use crate::{proxy::Proxy, service::Service};
@@ -17,6 +22,20 @@ pub struct Kafka {
 }
 
 impl Kafka {
+    /// The broker that all tests of this process share, each with topics of its own name; started by the first who asks, which takes a few seconds.
+    ///
+    /// Do not kill, pause or put a proxy before it: [`start`](Self::start) another for that.
+    ///
+    /// # Panics
+    /// If it cannot be started; the message says what to install. A test without its broker cannot go on.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Result<Kafka, String>> = OnceLock::new();
+        match SHARED.get_or_init(|| Self::start_blocking(String::new()).map_err(|error| format!("{error:#}"))) {
+            Ok(broker) => broker,
+            Err(error) => panic!("no Kafka: {error}"),
+        }
+    }
+
     /// A broker of your own. The first on a machine fetches the artifacts (about 45 MB) with Maven into the user's cache.
     ///
     /// # Errors
@@ -30,10 +49,13 @@ impl Kafka {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_with(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let artifacts = Self::fetch().await?;
         let settings = settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        let broker = Arc::new(Broker::new(artifacts, settings)?);
-        let service = Service::start(Arc::<Broker>::clone(&broker)).await?;
+        tokio::task::spawn_blocking(move || Self::start_blocking(settings)).await?
+    }
+
+    fn start_blocking(settings: String) -> anyhow::Result<Self> {
+        let broker = Arc::new(Broker::new(artifacts::ensure()?, settings)?);
+        let service = Service::start_blocking(Arc::<Broker>::clone(&broker))?;
         Ok(Self { service, broker })
     }
 

@@ -1,7 +1,8 @@
 //! Starts the real services that tests and demonstrations need, on free ports in temporary folders, and ends them.
 //!
 //! - [`Postgres`]: one server per test process for everybody ([`Postgres::shared`]), or one of your own to treat badly ([`Postgres::start`]).
-//! - [`Redis`] and [`Kafka`]: servers of your own, to use and to treat badly.
+//! - [`Redis`] (alone, [as a cluster](RedisCluster), [with Sentinels](RedisSentinel)) and [`Kafka`]: servers of your own, or one broker for all tests of the
+//!   process ([`Kafka::shared`]).
 //! - [`Service`]: what these have in common, and what runs any other [`Program`] in the same manner.
 //! - [`Proxy`]: a link between two parties that can be cut, held, slowed and healed.
 //!
@@ -25,5 +26,5 @@ mod user;
 pub use kafka::Kafka;
 pub use postgres::{Database, Options as PostgresOptions, Postgres};
 pub use proxy::{Direction, Proxy};
-pub use redis::Redis;
+pub use redis::{Redis, RedisCluster, RedisSentinel};
 pub use service::{Program, Service};

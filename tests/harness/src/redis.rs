@@ -1,29 +1,22 @@
 //! Redis from the system's packages. Nothing is written to disk: a restart begins empty, which is the worst that can happen to its users.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    ops::Deref,
-    path::Path,
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+mod cluster;
+mod sentinel;
+mod server;
 
-use anyhow::{Context as _, bail, ensure};
+use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
-use crate::{
-    port::Port,
-    process::on_path,
-    random::random_text,
-    service::{Program, Service},
-};
+use anyhow::Context as _;
+use tokio::time;
+
+use self::server::{Kind, Server};
+pub use self::{cluster::RedisCluster, sentinel::RedisSentinel};
+use crate::{port::Port, process::on_path, random::random_text, service::Service};
 
 const MISSING: &str = "Redis is not installed: there is no redis-server on PATH (on Debian and Ubuntu: apt-get install redis-server)";
-const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-/// No answer that the harness asks for is longer.
-const LONGEST_ANSWER: usize = 16 << 20;
+/// Until several servers agree.
+const AGREED_WITHIN: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A server with a folder of its own, and a [`Service`]: kill it, stop it, restart it, pause it, ask for its processor time. It ends when this is dropped,
 /// and when this process ends, however it ends.
@@ -31,13 +24,6 @@ const LONGEST_ANSWER: usize = 16 << 20;
 pub struct Redis {
     service: Service,
     server: Arc<Server>,
-}
-
-#[derive(Debug)]
-struct Server {
-    port: Port,
-    password: String,
-    settings: String,
 }
 
 impl Redis {
@@ -54,9 +40,13 @@ impl Redis {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_with(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        on_path("redis-server").context(MISSING)?;
         let settings = settings.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
-        let server = Arc::new(Server { port: Port::reserve()?, password: random_text()?, settings });
+        Self::run(Server { port: Port::reserve()?, bus: None, password: random_text()?, kind: Kind::Store, settings }).await
+    }
+
+    async fn run(server: Server) -> anyhow::Result<Self> {
+        on_path("redis-server").context(MISSING)?;
+        let server = Arc::new(server);
         let service = Service::start(Arc::<Server>::clone(&server)).await?;
         Ok(Self { service, server })
     }
@@ -98,95 +88,23 @@ impl Redis {
     }
 }
 
+/// Asks each until its answer holds all the words.
+async fn until_all_say(nodes: impl IntoIterator<Item = &Redis>, command: &[&str], words: &[&str]) -> anyhow::Result<()> {
+    for node in nodes {
+        let agreed = async {
+            while !node.ask(command).await.is_ok_and(|answer| words.iter().all(|word| answer.contains(word))) {
+                time::sleep(LOOK).await;
+            }
+        };
+        time::timeout(AGREED_WITHIN, agreed).await.with_context(|| format!("{command:?} does not show {words:?}"))?;
+    }
+    Ok(())
+}
+
 impl Deref for Redis {
     type Target = Service;
 
     fn deref(&self) -> &Service {
         &self.service
-    }
-}
-
-impl Server {
-    fn ask(&self, command: &[String]) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.port.address(), ANSWERED_WITHIN)?;
-        stream.set_read_timeout(Some(ANSWERED_WITHIN))?;
-        stream.set_write_timeout(Some(ANSWERED_WITHIN))?;
-        stream.write_all(&encode(&["AUTH".to_owned(), self.password.clone()]))?;
-        stream.write_all(&encode(command))?;
-        let mut answers = BufReader::new(stream);
-        ensure!(answer(&mut answers)? == "OK", "the password is wrong");
-        answer(&mut answers)
-    }
-}
-
-/// A list of byte strings, as the protocol wants commands.
-fn encode(words: &[String]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len());
-    for word in words {
-        bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-    }
-    bytes.into_bytes()
-}
-
-fn answer(source: &mut impl std::io::BufRead) -> anyhow::Result<String> {
-    let mut line = String::new();
-    source.by_ref().take(1024).read_line(&mut line)?;
-    let line = line.strip_suffix("\r\n").context("the connection ended")?;
-    match line.split_at_checked(1).context("an empty answer")? {
-        ("+" | ":", text) => Ok(text.to_owned()),
-        ("$", "-1") => Ok(String::new()),
-        ("$", length) => {
-            let length: usize = length.parse()?;
-            ensure!(length <= LONGEST_ANSWER, "an answer of {length} bytes");
-            let mut bytes = vec![0; length + 2];
-            source.read_exact(&mut bytes)?;
-            bytes.truncate(length);
-            Ok(String::from_utf8(bytes)?)
-        }
-        (_, text) => bail!("Redis says {text}"),
-    }
-}
-
-impl Program for Server {
-    fn name(&self) -> &str {
-        "Redis"
-    }
-
-    fn prepare(&self, folder: &Path) -> anyhow::Result<()> {
-        let own = format!(
-            "bind 127.0.0.1\nport {}\nrequirepass {}\ndir \"{}\"\nsave \"\"\nappendonly no\ndaemonize no\n{}",
-            self.port.number(),
-            self.password,
-            folder.display(),
-            self.settings
-        );
-        Ok(fs::write(folder.join("redis.conf"), own)?)
-    }
-
-    fn command(&self, folder: &Path) -> Command {
-        let mut command = Command::new("redis-server");
-        command.arg(folder.join("redis.conf"));
-        command
-    }
-
-    fn answers(&self, _folder: &Path) -> anyhow::Result<()> {
-        self.ask(&["PING".to_owned()]).map(drop)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{answer, encode};
-
-    #[test]
-    fn speaks_the_protocol() {
-        assert_eq!(encode(&["GET".to_owned(), "é".to_owned()]), "*2\r\n$3\r\nGET\r\n$2\r\né\r\n".as_bytes());
-        let mut source: &[u8] = b"+OK\r\n:42\r\n$5\r\na\r\nbc\r\n$-1\r\n-ERR no\r\n$3\r\nab";
-        assert_eq!(answer(&mut source).expect("a status"), "OK");
-        assert_eq!(answer(&mut source).expect("a number"), "42");
-        assert_eq!(answer(&mut source).expect("a text"), "a\r\nbc");
-        assert_eq!(answer(&mut source).expect("nothing"), "");
-        assert_eq!(answer(&mut source).expect_err("an error").to_string(), "Redis says ERR no");
-        assert!(answer(&mut source).is_err(), "a text that was cut off");
     }
 }

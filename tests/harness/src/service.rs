@@ -5,7 +5,10 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -68,6 +71,8 @@ pub struct Service {
 struct Life {
     /// Held during each change of state, so that one change at a time happens.
     child: Mutex<Option<Child>>,
+    /// Its number, to be had while a change is under way; 0 if there is none.
+    main: AtomicU32,
     program: Arc<dyn Program>,
     /// Dropped last.
     folder: Folder,
@@ -85,7 +90,7 @@ impl Service {
     pub(crate) fn start_blocking(program: Arc<dyn Program>) -> anyhow::Result<Self> {
         let folder = Folder::new()?;
         program.prepare(folder.path())?;
-        let life = Life { child: Mutex::new(None), program, folder };
+        let life = Life { child: Mutex::new(None), main: AtomicU32::new(0), program, folder };
         life.restart()?;
         Ok(Self { life: Arc::new(life) })
     }
@@ -179,7 +184,12 @@ impl Life {
         let mut command = self.program.command(self.folder.path());
         command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let started = child.insert(command.spawn().with_context(|| format!("cannot start {}", self.program.name()))?);
-        self.until_it_answers(started)
+        self.main.store(started.id(), Ordering::Relaxed);
+        let answers = self.until_it_answers(started);
+        if answers.is_err() {
+            self.destroy(&mut child)?;
+        }
+        answers
     }
 
     fn until_it_answers(&self, child: &mut Child) -> anyhow::Result<()> {
@@ -209,23 +219,31 @@ impl Life {
         signal(running.id(), self.program.orderly());
         wait(&format!("{name} stops"), STOPPED_WITHIN, || !matches!(running.try_wait(), Ok(None)))?;
         wait(&format!("the children of {name} end"), SIGNALLED_WITHIN, || inside(self.folder.path()).is_empty())?;
-        *child = None;
+        self.forget(child);
         Ok(())
     }
 
     fn kill(&self) -> anyhow::Result<()> {
-        let mut child = self.lock();
-        let Some(running) = child.as_mut() else { return Ok(()) };
-        // Those who start others die first.
-        signal(running.id(), libc::SIGKILL);
+        self.destroy(&mut self.lock())
+    }
+
+    fn destroy(&self, child: &mut Option<Child>) -> anyhow::Result<()> {
+        let Some(running) = child else { return Ok(()) };
+        // Those who start others die first. One that has been waited for has no number any more, and is not asked to die.
+        running.kill()?;
         wait(&format!("{} dies", self.program.name()), SIGNALLED_WITHIN, || {
             let left = inside(self.folder.path());
             left.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
             left.is_empty()
         })?;
         running.wait()?;
-        *child = None;
+        self.forget(child);
         Ok(())
+    }
+
+    fn forget(&self, child: &mut Option<Child>) {
+        self.main.store(0, Ordering::Relaxed);
+        *child = None;
     }
 
     fn pause(&self) -> anyhow::Result<()> {
@@ -250,11 +268,11 @@ impl Life {
     }
 
     fn pid(&self) -> Option<u32> {
-        self.lock().as_ref().map(Child::id)
+        Some(self.main.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
     fn cpu(&self) -> anyhow::Result<Duration> {
-        let main = self.running(&self.lock())?.id();
+        let main = self.pid().with_context(|| format!("{} does not run", self.program.name()))?;
         let living = inside(self.folder.path());
         ensure!(living.contains(&main), "{} has died", self.program.name());
         let ended = stat(main).with_context(|| format!("{} has died", self.program.name()))?.children;

@@ -153,3 +153,11 @@ async fn a_broker_that_cannot_start_says_why() -> anyhow::Result<()> {
     ensure!(format!("{error:#}").contains("log.retention.ms"), "{error:#}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_shared_broker_is_one() -> anyhow::Result<()> {
+    topic(Kafka::shared().address(), "shared").await?;
+    produce(Kafka::shared().address(), "shared", "for all").await?;
+    ensure!(holds(&fetch(Kafka::shared().address(), "shared").await?, "for all"));
+    Ok(())
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use kith_harness::{Proxy, Redis};
+use kith_harness::{Proxy, Redis, RedisCluster, RedisSentinel};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -67,5 +67,50 @@ async fn settings_of_a_server_of_ones_own_win() -> anyhow::Result<()> {
     redis.kill().await?;
     redis.restart().await?;
     ensure!(redis.ask(&["GET", "k"]).await? == "v");
+    Ok(())
+}
+
+/// Asks until the answer is the one that is waited for.
+async fn until_says(redis: &Redis, command: &[&str], word: &str) -> anyhow::Result<()> {
+    let said = async {
+        while !redis.ask(command).await.is_ok_and(|answer| answer.contains(word)) {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    Ok(time::timeout(SOON, said).await?)
+}
+
+#[tokio::test]
+async fn a_cluster_shares_the_keys_and_replaces_a_dead_master() -> anyhow::Result<()> {
+    let cluster = RedisCluster::start(3, 1).await?;
+    let [first, .., last] = cluster.nodes() else { anyhow::bail!("six nodes") };
+    // The slot of "foo" is 12182, of the third master.
+    let third = &cluster.nodes()[2];
+    third.ask(&["SET", "foo", "bar"]).await?;
+    let moved = first.ask(&["GET", "foo"]).await.expect_err("it is elsewhere").to_string();
+    ensure!(moved.contains(&format!("MOVED 12182 {}", third.address())), "{moved}");
+    ensure!(third.ask(&["WAIT", "1", "10000"]).await? == "1");
+    third.kill().await?;
+    until_says(last, &["INFO", "replication"], "role:master").await?;
+    until_says(last, &["GET", "foo"], "bar").await?;
+    third.restart().await?;
+    until_says(third, &["INFO", "replication"], "role:slave").await?;
+    ensure!(cluster.url().starts_with("redis-cluster://:") && cluster.url().matches("node=127.0.0.1:").count() == 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sentinels_replace_a_paused_master() -> anyhow::Result<()> {
+    let group = RedisSentinel::start().await?;
+    let [master, replica] = group.servers() else { anyhow::bail!("two servers") };
+    master.ask(&["SET", "k", "v"]).await?;
+    ensure!(master.ask(&["WAIT", "1", "10000"]).await? == "1");
+    master.pause().await?;
+    until_says(replica, &["INFO", "replication"], "role:master").await?;
+    ensure!(replica.ask(&["GET", "k"]).await? == "v");
+    until_says(&group.sentinels()[2], &["INFO", "sentinel"], &replica.address().to_string()).await?;
+    master.resume().await?;
+    until_says(master, &["INFO", "replication"], "role:slave").await?;
+    ensure!(group.url().starts_with("redis-sentinel://:"));
     Ok(())
 }
