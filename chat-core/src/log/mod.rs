@@ -9,6 +9,9 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+pub mod postgres;
+mod retention;
+mod row;
 mod sqlite;
 
 #[cfg(fuzzing)]

@@ -124,22 +124,21 @@ impl<F: Fixture> Bed<F> {
         self.fixture.set_clock(self.now_ms);
     }
 
-    /// Submits all at once and returns the outcomes in the order in which they were resolved, which must be that of submission.
+    /// Submits all at once and returns their outcomes. Those of one conversation must be resolved in the order of submission.
     pub(crate) async fn submit(&mut self, appends: Vec<Append>) -> Vec<Outcome> {
-        let tickets: Vec<_> = appends.iter().map(|a| a.ticket).collect();
+        let mut waiting: Vec<_> = appends.iter().map(|a| Some((a.conversation, a.ticket))).collect();
+        let mut outcomes: Vec<_> = appends.iter().map(|_| None).collect();
         for append in appends {
             self.log().submit(append).unwrap();
         }
-        let mut outcomes = Vec::new();
-        let mut resolved_tickets = Vec::new();
-        while outcomes.len() < tickets.len() {
-            for resolved in self.fixture.resolved().await {
-                resolved_tickets.push(resolved.append.ticket);
-                outcomes.push(resolved.outcome);
+        while outcomes.iter().any(Option::is_none) {
+            for Resolved { append, outcome } in self.fixture.resolved().await {
+                let next = waiting.iter().position(|w| w.is_some_and(|(conversation, _)| conversation == append.conversation)).unwrap();
+                assert_eq!(waiting[next].take().unwrap().1, append.ticket, "out of order");
+                outcomes[next] = Some(outcome);
             }
         }
-        assert_eq!(resolved_tickets, tickets);
-        outcomes
+        outcomes.into_iter().flatten().collect()
     }
 
     pub(crate) async fn send(&mut self, append: Append) -> Outcome {

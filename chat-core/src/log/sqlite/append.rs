@@ -11,10 +11,9 @@ use super::{
     directory::{Account, Device},
     engine::{LogWriter, MessageKey, Original},
     hot::Slot,
-    row,
 };
 use crate::{
-    log::{Admission, Append, Outcome, Refusal, Resolved},
+    log::{Admission, Append, Outcome, Refusal, Resolved, row},
     sqlite::is_fatal,
 };
 
@@ -164,7 +163,8 @@ impl LogWriter {
         }
         let flags = (u8::from(append.checkpoint) * CHECKPOINT) | (side * FROM_HIGH);
         let slices = append.slices.iter().chain(&append.own_slices).map(|slice| &slice.data[..]);
-        let slices = admitted.devices.iter().copied().zip(slices).collect::<Vec<_>>();
+        let slices = admitted.devices.iter().map(|no| no.to_le_bytes()).zip(slices).collect::<Vec<_>>();
+        self.scratch.clear();
         row::encode(&mut self.scratch, &append.body, slices.iter().copied()).ok_or(rusqlite::Error::ToSqlConversionFailure("too large".into()))?;
         db.prepare_cached(INSERT)?.execute(params![
             no,

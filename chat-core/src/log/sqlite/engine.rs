@@ -13,10 +13,9 @@ use super::{
     hot::{Hot, Slot},
     keyed::IdMap,
     load,
-    purge::Retention,
     round::Rounds,
 };
-use crate::log::{Outcome, Refusal, Resolved};
+use crate::log::{Outcome, Refusal, Resolved, retention::Retention};
 
 /// Names a message within its conversation: conversation, sender device, client message id.
 pub(super) type MessageKey = (i64, i64, ClientMsgId);

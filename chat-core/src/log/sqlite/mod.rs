@@ -20,7 +20,6 @@ mod page;
 mod purge;
 mod recover;
 mod round;
-mod row;
 #[cfg(test)]
 mod tests;
 

@@ -10,9 +10,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Statement};
 use super::{
     append::{CHECKPOINT, FROM_HIGH},
     conversation::Conversation,
-    row,
 };
-use crate::log::{AbsentRange, Entry, Page, PageLimit, Payload};
+use crate::log::{AbsentRange, Entry, Page, PageLimit, Payload, row};
 
 /// What memory says about the run; taken before the rows are read, so that whatever a round moves meanwhile is found in both places or in the second.
 #[derive(Debug)]
@@ -155,7 +154,7 @@ impl<'a> Build<'a> {
             return Ok((Payload::Absent(AbsentReason::Own), None));
         }
         let data = row.get_ref(7)?.as_blob()?;
-        let view = row::view(data, self.plan.device_no).ok_or_else(|| damaged(seq))?;
+        let view = row::view(data, self.plan.device_no.to_le_bytes()).ok_or_else(|| damaged(seq))?;
         let Some(slice) = view.slice else { return Ok((Payload::Absent(AbsentReason::NotAddressed), None)) };
         let size = view.body.len() + slice.len();
         if !self.entries.is_empty() && self.content.len() + size > self.plan.limit.bytes {

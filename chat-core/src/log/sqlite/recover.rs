@@ -13,9 +13,9 @@ use super::{
     hot::{Hot, Slot},
     keyed::IdMap,
     load,
-    purge::Retention,
     round::Rounds,
 };
+use crate::log::retention::Retention;
 
 /// A row of the journal without its data.
 struct Row {

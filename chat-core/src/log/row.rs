@@ -1,6 +1,7 @@
 //! Body and slices of an entry in one blob, so that a row costs one value and a reader finds its own slice without looking at the others' bytes.
 //!
-//! `body length u32 ‖ slices u16 ‖ slices × (device number i64 ‖ length u32) ‖ body ‖ slices`, little-endian.
+//! `body length u32 ‖ slices u16 ‖ slices × (device ‖ length u32) ‖ body ‖ slices`, little-endian. How a device is named, and in how many bytes, is up to
+//! the implementation of the log.
 
 /// What a device reads from a blob.
 #[derive(Debug, PartialEq, Eq)]
@@ -10,15 +11,14 @@ pub(super) struct View<'a> {
 }
 
 const HEADER: usize = 6;
-const PER_SLICE: usize = 12;
+const LENGTH: usize = 4;
 
-/// Overwrites `out`. `None` if lengths do not fit, which limits on frames exclude.
-pub(super) fn encode<'a>(out: &mut Vec<u8>, body: &[u8], slices: impl ExactSizeIterator<Item = (i64, &'a [u8])> + Clone) -> Option<()> {
-    out.clear();
+/// Appends to `out`. `None` if lengths do not fit, which limits on frames exclude.
+pub(super) fn encode<'a, const N: usize>(out: &mut Vec<u8>, body: &[u8], slices: impl Iterator<Item = ([u8; N], &'a [u8])> + Clone) -> Option<()> {
     out.extend_from_slice(&u32::try_from(body.len()).ok()?.to_le_bytes());
-    out.extend_from_slice(&u16::try_from(slices.len()).ok()?.to_le_bytes());
+    out.extend_from_slice(&u16::try_from(slices.clone().count()).ok()?.to_le_bytes());
     for (device, slice) in slices.clone() {
-        out.extend_from_slice(&device.to_le_bytes());
+        out.extend_from_slice(&device);
         out.extend_from_slice(&u32::try_from(slice.len()).ok()?.to_le_bytes());
     }
     out.extend_from_slice(body);
@@ -27,15 +27,15 @@ pub(super) fn encode<'a>(out: &mut Vec<u8>, body: &[u8], slices: impl ExactSizeI
 }
 
 /// The parts for `device`. `None` if the blob is damaged.
-pub(super) fn view(data: &[u8], device: i64) -> Option<View<'_>> {
+pub(super) fn view<const N: usize>(data: &[u8], device: [u8; N]) -> Option<View<'_>> {
     let body_len = usize::try_from(u32::from_le_bytes(data.get(..4)?.try_into().ok()?)).ok()?;
     let count = usize::from(u16::from_le_bytes(data.get(4..HEADER)?.try_into().ok()?));
-    let (index, content) = data.get(HEADER..)?.split_at_checked(count * PER_SLICE)?;
+    let (index, content) = data.get(HEADER..)?.split_at_checked(count * (N + LENGTH))?;
     let (body, mut slices) = content.split_at_checked(body_len)?;
-    for entry in index.chunks_exact(PER_SLICE) {
-        let len = usize::try_from(u32::from_le_bytes(entry[8..].try_into().ok()?)).ok()?;
+    for entry in index.chunks_exact(N + LENGTH) {
+        let len = usize::try_from(u32::from_le_bytes(entry[N..].try_into().ok()?)).ok()?;
         let (slice, rest) = slices.split_at_checked(len)?;
-        if entry[..8] == device.to_le_bytes() {
+        if entry[..N] == device {
             return Some(View { body, slice: Some(slice) });
         }
         slices = rest;
@@ -68,19 +68,23 @@ mod tests {
 
     use super::*;
 
+    fn name(n: usize) -> [u8; 8] {
+        n.to_le_bytes()
+    }
+
     proptest! {
         #[test]
         fn each_device_finds_its_own_slice(body: Vec<u8>, slices: Vec<Vec<u8>>) {
-            let mut out = vec![1, 2, 3];
-            encode(&mut out, &body, slices.iter().enumerate().map(|(n, s)| (i64::try_from(n).unwrap(), s.as_slice()))).unwrap();
+            let mut out = Vec::new();
+            encode(&mut out, &body, slices.iter().enumerate().map(|(n, s)| (name(n), s.as_slice()))).unwrap();
             for (n, slice) in slices.iter().enumerate() {
-                prop_assert_eq!(view(&out, i64::try_from(n).unwrap()).unwrap(), View { body: &body, slice: Some(slice) });
+                prop_assert_eq!(view(&out, name(n)).unwrap(), View { body: &body, slice: Some(slice) });
             }
-            prop_assert_eq!(view(&out, -1).unwrap(), View { body: &body, slice: None });
+            prop_assert_eq!(view(&out, name(usize::MAX)).unwrap(), View { body: &body, slice: None });
         }
 
         #[test]
-        fn damage_is_no_panic(data: Vec<u8>, device: i64) {
+        fn damage_is_no_panic(data: Vec<u8>, device: [u8; 16]) {
             let _ = view(&data, device);
         }
     }

@@ -1,0 +1,213 @@
+//! The statements of a log writer.
+
+use std::collections::HashMap;
+
+use kith_proto::id::{AccountId, ConversationId};
+use sqlx::{
+    Encode, PgConnection, Postgres, Row as _, Type,
+    encode::IsNull,
+    error::BoxDynError,
+    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo},
+};
+use uuid::Uuid;
+
+use super::{
+    bounded,
+    plan::Waiting,
+    roster::Rosters,
+    session::{Call, unsigned},
+};
+use crate::log::{Append, row};
+
+/// Bit 0 of the flags.
+pub(super) const CHECKPOINT: i16 = 0b01;
+/// Bit 1 of the flags.
+pub(super) const FROM_HIGH: i16 = 0b10;
+
+const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}')
+    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+const CREATE: &str = "SELECT log_create($1, $2, $3)";
+const FIND: &str = "SELECT i.n, m.seq, m.at_ms, c.sent FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY i(conversation, sender, id, n)
+    JOIN conversation c ON c.id = i.conversation
+    JOIN message m ON m.conversation = i.conversation AND m.sender = i.sender AND m.client_msg_id = i.id";
+
+/// Body and slices as they are stored, written straight into the statement.
+struct Content<'a>(&'a Append);
+
+impl Type<Postgres> for Content<'_> {
+    fn type_info() -> PgTypeInfo {
+        <Vec<u8> as Type<Postgres>>::type_info()
+    }
+}
+
+impl PgHasArrayType for Content<'_> {
+    fn array_type_info() -> PgTypeInfo {
+        <Vec<u8> as PgHasArrayType>::array_type_info()
+    }
+}
+
+impl<'q> Encode<'q, Postgres> for Content<'_> {
+    fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let slices = self.0.slices.iter().chain(&self.0.own_slices);
+        // The plan has compared them with device ids, which have 16 bytes.
+        let slices = slices.map(|slice| (<[u8; 16]>::try_from(&slice.device[..]).unwrap_or_default(), &slice.data[..]));
+        row::encode(buf, &self.0.body, slices).ok_or("a message too large to be stored")?;
+        Ok(IsNull::No)
+    }
+}
+
+/// The side of the sender: 0 if it is the lower member.
+fn side(append: &Append) -> i16 {
+    i16::from(append.sender.account > append.recipient)
+}
+
+/// The lower member and the higher.
+pub(super) fn members(append: &Append) -> [AccountId; 2] {
+    let (a, b) = (append.sender.account, append.recipient);
+    if a < b { [a, b] } else { [b, a] }
+}
+
+fn uuid(id: [u8; 16]) -> Uuid {
+    Uuid::from_bytes(id)
+}
+
+/// Appends of one batch, grouped by conversation, conversations ascending.
+pub(super) struct Batch<'a> {
+    appends: Vec<&'a Append>,
+    groups: Vec<Group>,
+    now_ms: i64,
+}
+
+struct Group {
+    conversation: ConversationId,
+    versions: [i64; 2],
+    count: i64,
+    sent: i16,
+}
+
+/// What became of a conversation of the batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Placed {
+    /// The head before; `None` if nothing was done, because the conversation does not exist or has other devices.
+    pub(super) base: Option<u64>,
+    pub(super) at_ms: u64,
+    pub(super) mutual: bool,
+}
+
+/// What became of the batch.
+#[derive(Debug)]
+pub(super) struct Appended {
+    /// Of each conversation.
+    pub(super) placed: Vec<Placed>,
+    /// Messages, by their number in the batch, that were there before: seq and time.
+    pub(super) duplicates: HashMap<usize, (u64, u64)>,
+}
+
+impl<'a> Batch<'a> {
+    /// `order` are the numbers of the appends in `waiting`, sorted by conversation, those of one conversation in the order in which they came.
+    pub(super) fn new(waiting: &'a [Waiting], order: &[usize], rosters: &Rosters, now_ms: u64) -> Self {
+        let appends: Vec<_> = order.iter().map(|n| &waiting[*n].append).collect();
+        let mut groups: Vec<Group> = Vec::with_capacity(appends.len());
+        for append in &appends {
+            let sent = 1 << side(append);
+            match groups.last_mut() {
+                Some(group) if group.conversation == append.conversation => {
+                    group.count += 1;
+                    group.sent |= sent;
+                }
+                _ => {
+                    let versions = members(append).map(|account| rosters.get(account).map_or(0, |roster| roster.version));
+                    groups.push(Group { conversation: append.conversation, versions, count: 1, sent });
+                }
+            }
+        }
+        Self { appends, groups, now_ms: bounded(now_ms) }
+    }
+
+    /// The group of each append, by number.
+    pub(super) fn groups(&self) -> impl Iterator<Item = usize> {
+        self.groups.iter().enumerate().flat_map(|(n, group)| (0..group.count).map(move |_| n))
+    }
+}
+
+impl Call for Batch<'_> {
+    type Answer = Appended;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Appended, sqlx::Error> {
+        let (groups, appends) = (&self.groups, &self.appends);
+        let group_numbers: Vec<i32> = self.groups().map(|n| i32::try_from(n + 1).unwrap_or(i32::MAX)).collect();
+        let nth: Vec<i64> = groups.iter().flat_map(|group| 1..=group.count).collect();
+        let flags = |a: &&Append| i16::from(a.checkpoint) * CHECKPOINT | side(a) * FROM_HIGH;
+        let query = sqlx::query(APPEND)
+            .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| g.versions[0]).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| g.versions[1]).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| g.count).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| g.sent).collect::<Vec<_>>())
+            .bind(self.now_ms)
+            .bind(group_numbers)
+            .bind(nth)
+            .bind(appends.iter().map(|a| uuid(a.sender.device.0)).collect::<Vec<_>>())
+            .bind(appends.iter().map(|a| uuid(a.client_msg_id.0)).collect::<Vec<_>>())
+            .bind(appends.iter().map(|a| bounded(a.device_counter)).collect::<Vec<_>>())
+            .bind(appends.iter().map(|a| bounded(a.sender_list_version)).collect::<Vec<_>>())
+            .bind(appends.iter().map(|a| bounded(a.recipient_list_version)).collect::<Vec<_>>())
+            .bind(appends.iter().map(flags).collect::<Vec<_>>())
+            .bind(appends.iter().map(|a| Content(a)).collect::<Vec<_>>());
+        let row = query.fetch_one(connection).await?;
+        let (base, at_ms, sent): (Vec<i64>, Vec<i64>, Vec<i16>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let placed = base.iter().zip(at_ms).zip(sent);
+        let placed = placed.map(|((base, at_ms), sent)| Placed { base: u64::try_from(*base).ok(), at_ms: unsigned(at_ms), mutual: sent == 0b11 });
+        let (numbers, seqs, times): (Vec<i64>, Vec<i64>, Vec<i64>) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+        let duplicates = numbers.into_iter().zip(seqs).zip(times);
+        let duplicates = duplicates.filter_map(|((n, seq), at)| Some((usize::try_from(n - 1).ok()?, (unsigned(seq), unsigned(at)))));
+        Ok(Appended { placed: placed.collect(), duplicates: duplicates.collect() })
+    }
+}
+
+/// Makes conversations that do not exist, from appends to them.
+pub(super) struct Create<'a>(pub(super) &'a [(ConversationId, [AccountId; 2])]);
+
+impl Call for Create<'_> {
+    type Answer = ();
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let query = sqlx::query(CREATE)
+            .bind(self.0.iter().map(|(id, _)| uuid(id.0)).collect::<Vec<_>>())
+            .bind(self.0.iter().map(|(_, members)| uuid(members[0].0)).collect::<Vec<_>>())
+            .bind(self.0.iter().map(|(_, members)| uuid(members[1].0)).collect::<Vec<_>>());
+        query.execute(connection).await.map(|_| ())
+    }
+}
+
+/// A message that was there before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    /// Its number among those looked for.
+    pub(super) n: usize,
+    pub(super) seq: u64,
+    pub(super) at_ms: u64,
+    pub(super) mutual: bool,
+}
+
+/// Looks for messages by who sent them under which name.
+pub(super) struct Find<'a>(pub(super) Vec<&'a Append>);
+
+impl Call for Find<'_> {
+    type Answer = Vec<Found>;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Found>, sqlx::Error> {
+        let query = sqlx::query(FIND)
+            .bind(self.0.iter().map(|a| uuid(a.conversation.0)).collect::<Vec<_>>())
+            .bind(self.0.iter().map(|a| uuid(a.sender.device.0)).collect::<Vec<_>>())
+            .bind(self.0.iter().map(|a| uuid(a.client_msg_id.0)).collect::<Vec<_>>());
+        let rows = query.fetch_all(connection).await?;
+        let found = |row: &sqlx::postgres::PgRow| {
+            let n: i64 = row.try_get(0)?;
+            let sent: i16 = row.try_get(3)?;
+            let n = usize::try_from(n - 1).unwrap_or(usize::MAX);
+            Ok(Found { n, seq: unsigned(row.try_get(1)?), at_ms: unsigned(row.try_get(2)?), mutual: sent == 0b11 })
+        };
+        rows.iter().map(found).collect()
+    }
+}
