@@ -160,14 +160,13 @@ async fn accept(listener: TcpListener, server: SocketAddr, conditions: watch::Re
 }
 
 async fn serve(client: TcpStream, server: SocketAddr, conditions: watch::Receiver<Conditions>, cuts: u64, _counted: Counted) {
-    let (mut cut, mut held) = (conditions.clone(), conditions.clone());
+    let mut changes = conditions.clone();
     // A call that is not let through does not reach the server.
-    let connected = tokio::select! {
-        _ = cut.wait_for(|now| now.cuts != cuts) => None,
-        connected = async {
-            held.wait_for(|now| !now.to_server.held).await.ok()?;
-            time::timeout(CONNECTED_WITHIN, TcpStream::connect(server)).await.ok()?.ok()
-        } => connected,
+    let passes = changes.wait_for(|now| now.cuts != cuts || !now.to_server.held).await.is_ok_and(|now| now.cuts == cuts);
+    // Not interrupted by a cut: a connection that has just been made would end in order instead of being reset.
+    let connected = match passes {
+        true => time::timeout(CONNECTED_WITHIN, TcpStream::connect(server)).await.ok().and_then(Result::ok),
+        false => None,
     };
     match connected {
         Some(server) => Link::new(client, server).run(conditions, cuts).await,

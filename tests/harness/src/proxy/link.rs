@@ -58,8 +58,9 @@ impl Link {
             let out = pump(from_client, to_server, conditions.clone(), |now| now.to_server);
             let back = pump(from_server, to_client, conditions.clone(), |now| now.from_server);
             tokio::select! {
-                ended = async { tokio::try_join!(out, back) } => ended.is_ok(),
+                biased;
                 _ = conditions.wait_for(|now| now.cuts != cuts) => false,
+                ended = async { tokio::try_join!(out, back) } => ended.is_ok(),
             }
         };
         if !good {
