@@ -31,8 +31,8 @@ use sqlx::{PgConnection, Row as _, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    Accounts, AccountsError, BundleRequest, Bundles, History, NewLogin, OwnDevice, PrekeyCaps, PrekeyState, PresenceSetting, Publication, Refresh,
-    Registered, Registration, User,
+    AccountsError, BundleRequest, Bundles, History, Keys, NewLogin, OwnDevice, PrekeyCaps, PrekeyState, Presence, PresenceSetting, Publication,
+    Refresh, Registered, Registration, Registry, Upkeep, User,
 };
 use crate::{
     domain::{
@@ -122,7 +122,7 @@ fn signed_at(row: &PgRow, column: usize) -> Result<Signed, sqlx::Error> {
 }
 
 #[async_trait]
-impl Accounts for PostgresAccounts {
+impl Registry for PostgresAccounts {
     async fn register(&self, registration: Registration, now_ms: u64) -> Result<Registered, AccountsError> {
         self.db
             .transaction("account.register", &(registration, now_ms), async |db, (registration, now_ms)| {
@@ -190,7 +190,10 @@ impl Accounts for PostgresAccounts {
     async fn devices(&self, caller: DeviceRef) -> Result<(u64, Vec<OwnDevice>), AccountsError> {
         self.db.statement("device.list", &caller, async |db, caller| lookups::own(db, *caller).await).await.map_err(outward)
     }
+}
 
+#[async_trait]
+impl Keys for PostgresAccounts {
     async fn prekeys(&self, caller: DeviceRef) -> Result<PrekeyState, AccountsError> {
         self.db.statement("prekey.state", &caller, async |db, caller| prekeys::state(db, *caller).await).await.map_err(outward)
     }
@@ -205,7 +208,10 @@ impl Accounts for PostgresAccounts {
             .await
             .map_err(outward)
     }
+}
 
+#[async_trait]
+impl Presence for PostgresAccounts {
     async fn seen(&self, seen: Vec<(AccountId, u64)>) -> Result<(), AccountsError> {
         self.db.statement("account.seen", &seen, async |db, seen| presence::seen(db, seen).await).await.map_err(outward)
     }
@@ -220,7 +226,10 @@ impl Accounts for PostgresAccounts {
     async fn presence(&self, accounts: Vec<AccountId>) -> Result<Vec<PresenceSetting>, AccountsError> {
         self.db.statement("account.presence", &accounts, async |db, accounts| presence::settings(db, accounts).await).await.map_err(outward)
     }
+}
 
+#[async_trait]
+impl Upkeep for PostgresAccounts {
     async fn add_invites(&self, hashes: Vec<Bytes32>, expires_ms: u64, now_ms: u64) -> Result<(), AccountsError> {
         self.db
             .transaction("invite.add", &(hashes, expires_ms, now_ms), async |db, (hashes, expires_ms, now_ms)| {

@@ -95,7 +95,9 @@ impl Porter {
                 for Hello { device, epoch, answer } in hellos {
                     let _ = answer.send(match known.get(&device.device) {
                         None => Err(ConnectError::Revoked),
-                        Some(c) if epoch <= c.previous_epoch || i64::try_from(epoch).is_err() => Err(ConnectError::StaleStore),
+                        Some(c) if epoch <= c.previous_epoch || i64::try_from(epoch).is_err() => {
+                            Err(ConnectError::StaleStore { known: c.previous_epoch })
+                        }
                         Some(c) => Ok(*c),
                     });
                 }
