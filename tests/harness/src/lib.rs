@@ -10,6 +10,28 @@
 //! `folder.rs`). Processes that test in parallel do not share anything. Servers listen on 127.0.0.1 only. Linux only: processes are found through
 //! `/proc`.
 //!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use kith_harness::{Direction, Postgres, Proxy};
+//!
+//! // For nearly every test: an empty database on the server that all tests of the process share.
+//! let database = Postgres::shared().database().await;
+//! println!("{}", database.url());
+//!
+//! // For faults: a server of one's own, behind a link of one's own.
+//! let server = Postgres::start().await?;
+//! let (database, link) = (server.database().await, Proxy::start(server.address()).await?);
+//! println!("{}", database.url_through(link.address()));
+//! // The commit arrives, its answer does not.
+//! link.one_way(Direction::ToServer);
+//! link.cut();
+//! link.heal();
+//! server.kill().await?;
+//! server.restart().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Not here: anything of Kith. The harness knows no crate of the workspace, so that every one of them can test with it.
 
 mod folder;
