@@ -17,10 +17,10 @@ use crate::domain::{
     statement::{Signed, SignedCertificate},
 };
 
-const NOW: u64 = 1_790_000_000_000;
+pub(super) const NOW: u64 = 1_790_000_000_000;
 const DAY: u64 = 86_400_000;
 const PLENTY: Rate = Rate { capacity: 1_000, per_minute: 1_000 };
-const CAPS: PrekeyCaps = PrekeyCaps { one_time: 50, one_time_kem: 50 };
+pub(super) const CAPS: PrekeyCaps = PrekeyCaps { one_time: 50, one_time_kem: 50 };
 
 /// Makes one `#[tokio::test]` of each rule; `$make` gives fresh accounts and whatever must outlive them.
 macro_rules! suite {
@@ -44,7 +44,7 @@ macro_rules! suite {
 }
 pub(super) use suite;
 
-type Store = Arc<dyn Accounts>;
+pub(super) type Store = Arc<dyn Accounts>;
 
 fn signed(statement: Statement) -> Signed {
     Signed { bytes: statement.0, signature: statement.1 }
@@ -54,7 +54,7 @@ fn certificate(certificate: Certificate) -> SignedCertificate {
     SignedCertificate { bytes: certificate.0, aik_signature: certificate.1, accept_signature: certificate.2 }
 }
 
-fn prekey(device: &Device, kind: Kind, id: u32) -> Prekey {
+pub(super) fn prekey(device: &Device, kind: Kind, id: u32) -> Prekey {
     let key = vec![u8::try_from(id % 251).unwrap(); if matches!(kind, Kind::OneTime | Kind::Signed) { 32 } else { KEM_KEY }];
     let signature = if kind == Kind::OneTime { [0; 64] } else { device.prekey(kind as u8, id, NOW, &key) };
     Prekey { kind, id, created_ms: if kind == Kind::OneTime { 0 } else { NOW }, key, signature }
@@ -68,7 +68,7 @@ fn first_keys(device: &Device, count: u32) -> VerifiedPrekeys {
     VerifiedPrekeys::verify_first(device.at, &device.key.verifying_key().to_bytes(), keys).unwrap()
 }
 
-fn more_keys(device: &Device, keys: Vec<Prekey>) -> VerifiedPrekeys {
+pub(super) fn more_keys(device: &Device, keys: Vec<Prekey>) -> VerifiedPrekeys {
     VerifiedPrekeys::verify(device.at, &device.key.verifying_key().to_bytes(), keys).unwrap()
 }
 
@@ -76,7 +76,7 @@ fn new_device(device: &Device, one_time: u32) -> NewDevice {
     NewDevice { prekeys: first_keys(device, one_time), name: Some("phone".to_owned()) }
 }
 
-fn login(name: &str) -> NewLogin {
+pub(super) fn login(name: &str) -> NewLogin {
     let mut family = [0; 16];
     family.copy_from_slice(&seed(name)[..16]);
     NewLogin { family, token: seed(&format!("{name}/token")), expires_ms: NOW + 30 * DAY }
@@ -91,7 +91,7 @@ fn registration(owner: &Owner, device: &Device, username: &str, one_time: u32) -
 }
 
 /// An account with one device.
-async fn account(store: &Store, name: &str, one_time: u32) -> (Owner, Device) {
+pub(super) async fn account(store: &Store, name: &str, one_time: u32) -> (Owner, Device) {
     let mut owner = Owner::new(name);
     let device = owner.device(name);
     let registration = registration(&owner, &device, name, one_time);
@@ -111,13 +111,19 @@ async fn state(store: &Store, owner: &Owner) -> AccountState {
 }
 
 /// Publishes the next list.
-async fn publish(store: &Store, owner: &mut Owner, by: &Device, devices: &[&Device], new: &[&Device]) -> Result<Vec<DeviceRef>, AccountsError> {
+pub(super) async fn publish(
+    store: &Store,
+    owner: &mut Owner,
+    by: &Device,
+    devices: &[&Device],
+    new: &[&Device],
+) -> Result<Vec<DeviceRef>, AccountsError> {
     let base = state(store, owner).await;
     let list = owner.next_list(devices);
     store.publish(Some(by.at), publication(base, list, new, owner), NOW + 1).await
 }
 
-fn bundles(caller: &Device, of: &Owner) -> BundleRequest {
+pub(super) fn bundles(caller: &Device, of: &Owner) -> BundleRequest {
     BundleRequest { caller: caller.at, account: of.account, devices: None, per_pair: PLENTY, per_target: PLENTY }
 }
 
@@ -432,7 +438,7 @@ pub(super) async fn unused_prekeys_are_capped(store: Store) {
     store.add_prekeys(keys(Kind::Signed, 9, 9), PrekeyCaps { one_time: 0, one_time_kem: 0 }).await.unwrap();
 }
 
-fn exchange(family: &str, presented: &str, next: &str) -> Refresh {
+pub(super) fn exchange(family: &str, presented: &str, next: &str) -> Refresh {
     Refresh { family: login(family).family, presented: seed(presented), next: seed(next), expires_ms: NOW + 60 * DAY, grace_ms: 60_000 }
 }
 

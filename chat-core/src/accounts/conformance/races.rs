@@ -17,7 +17,7 @@ macro_rules! race_suite {
         $crate::accounts::conformance::races::race_suite!($make, $check;
             two_registrations_of_a_name_have_one_winner, one_registration_sent_twice_is_one_account, an_invite_makes_one_account,
             two_lists_on_one_version_have_one_winner, a_list_and_a_leave_do_not_both_win, takers_never_get_the_same_key,
-            takers_of_each_other_do_not_block, nothing_of_a_device_outlives_its_revocation, a_secret_is_the_same_for_all, purges_share_the_work);
+            takers_of_each_other_do_not_block, one_upload_sent_twice_is_stored_once, nothing_of_a_device_outlives_its_revocation, a_secret_is_the_same_for_all, purges_share_the_work);
     };
     ($make:expr, $check:expr; $($name:ident),* $(,)?) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -180,6 +180,20 @@ pub(in crate::accounts) async fn takers_of_each_other_do_not_block(stores: Store
         move |store: Store| async move { store.take_bundles(request, NOW).await.unwrap().bundles.len() }
     });
     assert_eq!(all_at_once(&stores, attempts).await, vec![2; 36]);
+}
+
+pub(in crate::accounts) async fn one_upload_sent_twice_is_stored_once(stores: Stores) {
+    for round in 0..5 {
+        let (_, phone) = account(&stores[0], &format!("alice{round}"), 0).await;
+        let upload = more_keys(&phone, (50..60).map(|id| prekey(&phone, Kind::OneTime, id)).collect());
+        let attempts = (0..6).map(|_| {
+            let upload = upload.clone();
+            move |store: Store| async move { store.add_prekeys(upload, CAPS).await }
+        });
+        let outcomes = all_at_once(&stores, attempts).await;
+        let lost = outcomes.iter().filter(|o| matches!(o, Err(AccountsError::PrekeyIdUsed))).count();
+        assert_eq!((outcomes.iter().filter(|o| o.is_ok()).count(), lost), (1, 5), "{outcomes:?}");
+    }
 }
 
 pub(in crate::accounts) async fn nothing_of_a_device_outlives_its_revocation(stores: Stores) {

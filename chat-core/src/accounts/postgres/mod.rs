@@ -4,7 +4,7 @@
 //! ids; revoking changes the device's row. Whatever must not outlive a revocation (opening a login, a refresh, adding prekeys) and whatever hands out
 //! one-time keys locks the device's row first and looks at it after that: it either commits before the revocation, which then deletes what it left, or
 //! finds the device revoked. So a login needs no lock on its account, and the logins of an account's devices do not wait for each other. Every transaction
-//! takes its locks in this order, account, devices by id, what belongs to a device, so that none waits for one that waits for it.
+//! takes its locks in this order, account, devices by id, what belongs to a device, conversations of the log, so that none waits for one that waits for it.
 //!
 //! Names and device ids are won by whoever inserts them first: the other one waits for that commit and then sees the row.
 //!

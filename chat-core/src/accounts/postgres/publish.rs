@@ -11,6 +11,7 @@ use crate::{
         device_list::{Certified, VerifiedList},
         statement::{Bytes32, Signed},
     },
+    log::postgres::{enroll, retire},
 };
 
 const LIST: i16 = 1;
@@ -40,6 +41,9 @@ pub(super) async fn publish(db: &mut PgConnection, caller: Option<DeviceRef>, pu
     let sql = "UPDATE account SET list_version = $2, list_hash = $3, aik = $4, recovery = $5 WHERE id = $1";
     let query = sqlx::query(sql).bind(account_key(list.account)).bind(stored(list.version)).bind(publication.list.hash());
     query.bind(list.aik).bind(list.recovery).execute(&mut *db).await?;
+    // Last, since they lock the account's conversations.
+    enroll(db, list.account, &new).await?;
+    retire(db, list.account, &missing).await?;
     Ok(missing.into_iter().map(|device| DeviceRef { account: list.account, device }).collect())
 }
 
@@ -52,7 +56,9 @@ pub(super) async fn leave(db: &mut PgConnection, caller: DeviceRef, version: u64
     let sql = "INSERT INTO device_leave (account, version, device, signed, signature) VALUES ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(account_key(caller.account)).bind(stored(version)).bind(device_key(caller.device));
     query.bind(&signed.bytes).bind(signed.signature).execute(&mut *db).await?;
-    revoke(db, &[caller.device], now_ms).await
+    revoke(db, &[caller.device], now_ms).await?;
+    retire(db, caller.account, &[caller.device]).await?;
+    Ok(())
 }
 
 /// Whoever changes a list does it alone. Gives version and hash of the newest statement, as they are once the lock is held.

@@ -4,7 +4,10 @@ use kith_proto::id::DeviceRef;
 use sqlx::PgConnection;
 
 use super::{Work, account_key, device_key, logins, publish, stored};
-use crate::accounts::{AccountsError, Registered, Registration};
+use crate::{
+    accounts::{AccountsError, Registered, Registration},
+    log::postgres::enroll,
+};
 
 pub(super) async fn register(db: &mut PgConnection, registration: &Registration, now_ms: u64) -> Work<Registered> {
     let list = registration.list.list();
@@ -31,6 +34,7 @@ pub(super) async fn register(db: &mut PgConnection, registration: &Registration,
         publish::insert_device(db, list.account, certified, &registration.first, 1, now_ms).await?;
     }
     logins::open(db, device, &registration.login, now_ms).await?;
+    enroll(db, list.account, &[device.device]).await?;
     Ok(Registered::New)
 }
 
