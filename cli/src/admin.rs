@@ -43,22 +43,24 @@ struct InviteArgs {
 ///
 /// # Errors
 /// If there is no database, or it cannot be written.
-pub(crate) fn run(args: AdminArgs) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(args: AdminArgs) -> anyhow::Result<ExitCode> {
     match args.what {
-        What::Invite(args) => invite(args),
+        What::Invite(args) => invite(args).await,
     }
 }
 
-fn invite(args: InviteArgs) -> anyhow::Result<ExitCode> {
+async fn invite(args: InviteArgs) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(args.config.as_deref())?;
     if let Some(data) = args.data {
+        if config.postgres.url.is_set() {
+            bail!("--data is of no use: as the configuration says, accounts are in PostgreSQL");
+        }
         config.data = data;
     }
-    let database = config.database();
-    if !database.exists() {
+    if !config.postgres.url.is_set() && !config.database().exists() {
         bail!("there is no server's database in {}; run `kith serve` there first, or say --data DIR", config.data.display());
     }
-    let codes = create_invites(&config, args.count.into(), args.days).with_context(|| format!("{} cannot be written", database.display()))?;
+    let codes = create_invites(&config, args.count.into(), args.days).await.context("no invites were made")?;
     let mut out = stdout().lock();
     for code in codes {
         writeln!(out, "{code}")?;

@@ -8,6 +8,7 @@ mod bench;
 mod chat;
 mod demo;
 mod local_time;
+mod migrate;
 mod process;
 mod serve;
 mod server_child;
@@ -46,6 +47,8 @@ enum Command {
     Chat(chat::ChatArgs),
     /// Watch a server and two people, and a crash that loses nothing
     Demo(demo::DemoArgs),
+    /// Bring the schema of PostgreSQL up to date (`postgres.url` in the configuration, KITH_POSTGRES_URL), also while servers run
+    Migrate(migrate::MigrateArgs),
     /// Look after a server
     Admin(admin::AdminArgs),
     /// Measure a server
@@ -56,7 +59,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => on_runtime(serve::run(args)),
-        Command::Admin(args) => admin::run(args),
+        Command::Migrate(args) => on_runtime(migrate::run(args)),
+        Command::Admin(args) => on_runtime(admin::run(args)),
         Command::Chat(args) => on_runtime(chat::run(args)),
         Command::Demo(args) => on_runtime(demo::run(&args)),
         Command::Bench(args) => bench::run(args),

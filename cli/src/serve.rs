@@ -26,7 +26,7 @@ pub(crate) struct ServeArgs {
     /// Configuration file (TOML); KITH_CONFIG names one as well
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Folder that holds everything the server keeps [default: ./kith-data]
+    /// Folder that holds everything the server keeps, unless PostgreSQL does [default: ./kith-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Address and port for HTTP and WebSocket; port 0 takes any free one [default: 127.0.0.1:7400]
@@ -108,7 +108,10 @@ fn introduce(config: &Config, bound: SocketAddr) -> std::io::Result<()> {
         RegistrationPolicy::Closed => "closed",
         RegistrationPolicy::Auto => "as the address allows",
     };
-    let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
+    let storage = match config.postgres.options() {
+        Some(options) => format!("PostgreSQL at {}", options.address().map_or_else(|_| "?".to_owned(), |address| address.to_string())),
+        None => std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()).display().to_string(),
+    };
     let mut out = stdout().lock();
     writeln!(out, "kith {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  REST          {http}://{bound}")?;
@@ -116,7 +119,7 @@ fn introduce(config: &Config, bound: SocketAddr) -> std::io::Result<()> {
     if !config.public_url.is_empty() {
         writeln!(out, "  clients dial  {}", config.public_url)?;
     }
-    writeln!(out, "  data          {}", data.display())?;
+    writeln!(out, "  data          {storage}")?;
     writeln!(out, "  registration  {registration}")?;
     out.flush()
 }

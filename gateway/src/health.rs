@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 /// takes it out of the balancer.
 #[derive(Debug)]
 pub struct Health {
-    missing: Mutex<Vec<&'static str>>,
+    missing: Mutex<Vec<String>>,
     was_ready: AtomicBool,
     draining: AtomicBool,
     failed: AtomicBool,
@@ -19,16 +19,16 @@ pub struct Health {
 pub struct Readiness {
     /// Whether to send traffic here.
     pub ready: bool,
-    /// What is missing, by name.
-    pub missing: Vec<&'static str>,
+    /// What is missing, by name, and by address if it is another service.
+    pub missing: Vec<String>,
 }
 
 impl Health {
     /// Not ready until everything in `missing` has come.
     #[must_use]
-    pub fn new(missing: &[&'static str]) -> Self {
+    pub fn new(missing: &[&str]) -> Self {
         let flag = || AtomicBool::new(false);
-        Self { missing: Mutex::new(missing.to_vec()), was_ready: flag(), draining: flag(), failed: flag() }
+        Self { missing: Mutex::new(missing.iter().map(|m| (*m).to_owned()).collect()), was_ready: flag(), draining: flag(), failed: flag() }
     }
 
     /// A dependency is there.
@@ -41,10 +41,10 @@ impl Health {
     }
 
     /// A dependency does not answer.
-    pub fn absent(&self, name: &'static str) {
+    pub fn absent(&self, name: &str) {
         let mut missing = self.missing.lock();
-        if !missing.contains(&name) {
-            missing.push(name);
+        if missing.iter().all(|m| m != name) {
+            missing.push(name.to_owned());
         }
     }
 
@@ -69,11 +69,11 @@ impl Health {
     pub fn readiness(&self) -> Readiness {
         let mut missing = self.missing.lock().clone();
         if self.is_draining() {
-            missing.push("draining");
+            missing.push("draining".to_owned());
         }
         let failed = self.failed.load(Ordering::Acquire);
         if failed {
-            missing.push("failed");
+            missing.push("failed".to_owned());
         }
         Readiness { ready: self.was_ready.load(Ordering::Acquire) && !self.is_draining() && !failed, missing }
     }
@@ -86,13 +86,13 @@ mod tests {
     #[test]
     fn ready_stays_ready_until_it_drains() {
         let health = Health::new(&["database", "listener"]);
-        assert_eq!(health.readiness(), Readiness { ready: false, missing: vec!["database", "listener"] });
+        assert_eq!(health.readiness(), Readiness { ready: false, missing: vec!["database".to_owned(), "listener".to_owned()] });
         health.present("database");
         assert!(!health.readiness().ready);
         health.present("listener");
         assert_eq!(health.readiness(), Readiness { ready: true, missing: vec![] });
         health.absent("database");
-        assert_eq!(health.readiness(), Readiness { ready: true, missing: vec!["database"] });
+        assert_eq!(health.readiness(), Readiness { ready: true, missing: vec!["database".to_owned()] });
         health.drain();
         assert!(!health.readiness().ready);
     }

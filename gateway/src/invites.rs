@@ -1,8 +1,9 @@
 //! Invite codes: 80 random bits in Crockford's base 32, of which the server keeps only a hash.
 
 use kith_chat_core::{
-    accounts::{AccountsError, add_invites_to_file},
+    accounts::{AccountsError, PostgresAccounts, Upkeep as _, add_invites_to_file},
     domain::Clock,
+    postgres::{OpenError, Postgres},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -10,16 +11,35 @@ use crate::config::Config;
 
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// Makes invite codes, each good for one registration within `days`, on the data folder of a server that has run before and may be running. The codes are
-/// returned and nowhere kept.
+/// Why there are no invite codes.
+#[derive(Debug, thiserror::Error)]
+pub enum InviteError {
+    /// PostgreSQL cannot be used; names its address.
+    #[error(transparent)]
+    Postgres(#[from] OpenError),
+    /// The hashes cannot be written.
+    #[error("the database cannot be written")]
+    Accounts(#[from] AccountsError),
+}
+
+/// Makes invite codes, each good for one registration within `days`, in the configured PostgreSQL, or else on the data folder of a server that has run
+/// before and may be running. The codes are returned and nowhere kept.
 ///
 /// # Errors
-/// If the database of that folder cannot be written.
-pub fn create_invites(config: &Config, count: usize, days: u64) -> Result<Vec<String>, AccountsError> {
+/// If PostgreSQL, or the database of that folder, cannot be written.
+pub async fn create_invites(config: &Config, count: usize, days: u64) -> Result<Vec<String>, InviteError> {
     let now_ms = Clock::System.now_ms();
     let codes: Vec<String> = (0..count).map(|_| code(rand::random())).collect();
     let hashes: Vec<_> = codes.iter().map(|code| invite_hash(code)).collect();
-    add_invites_to_file(&config.database(), &hashes, now_ms.saturating_add(days.saturating_mul(86_400_000)), now_ms)?;
+    let expires_ms = now_ms.saturating_add(days.saturating_mul(86_400_000));
+    match config.postgres.options() {
+        None => add_invites_to_file(&config.database(), &hashes, expires_ms, now_ms)?,
+        Some(options) => {
+            let server = Postgres::open(&options).await?;
+            PostgresAccounts::new(server.clone()).add_invites(hashes, expires_ms, now_ms).await?;
+            server.close().await;
+        }
+    }
     Ok(codes)
 }
 

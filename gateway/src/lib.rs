@@ -21,11 +21,13 @@ pub mod sessions;
 pub mod socket;
 mod start;
 pub mod state;
+mod storage;
 mod tls;
 pub mod token;
 
 pub use self::{
     config::{Config, ConfigError},
-    invites::create_invites,
+    invites::{InviteError, create_invites},
     start::{RunError, bind, run},
+    storage::{StorageError, migrate},
 };

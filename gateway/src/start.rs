@@ -1,13 +1,8 @@
 //! From a configuration to a running server, and back to nothing in order.
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use kith_chat_core::{
-    accounts::{Accounts, AccountsError, SqliteAccounts},
-    domain::Clock,
-    log::MessageLog,
-    sqlite::{Database, Durability, OpenError, Options},
-};
+use kith_chat_core::{accounts::AccountsError, domain::Clock};
 use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -18,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     challenge::Challenges,
-    config::{self, Config, ConfigError, Origins, Synchronous},
+    config::{self, Config, ConfigError, Origins},
     health::Health,
     limits::Limits,
     metrics::Metrics,
@@ -26,6 +21,7 @@ use crate::{
     server::Server,
     sessions::{Ports, SessionSettings, Sessions},
     state::AppState,
+    storage::{Storage, StorageError},
     tls::{self, TlsError},
     token::TokenKey,
 };
@@ -53,17 +49,9 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
-    /// The data folder cannot be made.
-    #[error("cannot use the data folder {path}")]
-    DataFolder {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The database cannot be opened.
-    #[error("cannot open the database")]
-    Database(#[from] OpenError),
+    /// Accounts and messages cannot be had.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The database was opened and fails.
     #[error("cannot read the accounts")]
     Accounts(#[from] AccountsError),
@@ -108,7 +96,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
 /// Everything that was started and has to end.
 struct Running {
     state: Arc<AppState>,
-    database: Arc<Database>,
+    storage: Storage,
     /// Ends the background tasks.
     background: CancellationToken,
 }
@@ -117,9 +105,8 @@ impl Running {
     async fn start(config: Config, listener: &TcpListener) -> Result<Self, RunError> {
         let bound = listener.local_addr().map_err(|source| RunError::Listen { address: config.listen, source })?;
         let clock = Clock::System;
-        let (database, resolved) = open(&config, clock.clone()).await?;
-        let accounts: Arc<dyn Accounts> = Arc::new(SqliteAccounts::new(Arc::clone(&database)));
-        let log: Arc<dyn MessageLog> = Arc::clone(&database) as _;
+        let (storage, resolved) = Storage::open(&config, clock.clone()).await?;
+        let (accounts, log, name) = (storage.accounts(), storage.log(), storage.name());
         let tokens = TokenKey::new(accounts.secret("access_token", rand::random()).await?);
         let limits = Arc::new(Limits::new(&config.limits));
         let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -143,15 +130,16 @@ impl Running {
             trusted: config.http.trusted(),
             limits,
             clock,
-            health: Arc::new(Health::new(&["database", "listener"])),
+            health: Arc::new(Health::new(&[&name, "listener"])),
             metrics: Metrics::start(),
             tasks,
             config,
         });
-        state.health.present("database");
-        let running = Self { state, database, background };
+        state.health.present(&name);
+        let running = Self { state, storage, background };
         running.every(PURGE_EVERY, purge);
-        running.every(PROBE_EVERY, probe);
+        let name: Arc<str> = name.into();
+        running.every(PROBE_EVERY, move |state| probe(state, Arc::clone(&name)));
         Ok(running)
     }
 
@@ -164,7 +152,7 @@ impl Running {
         let fault = tokio::select! {
             () = shutdown.cancelled() => None,
             _ = &mut accepting => Some(RunError::NotAccepting),
-            () = self.database.ended() => Some(RunError::NotWriting),
+            () = self.storage.ended() => Some(RunError::NotWriting),
         };
         if let Some(fault) = &fault {
             tracing::error!(%fault, "cannot go on");
@@ -204,39 +192,8 @@ impl Running {
         if timeout(END_WITHIN, self.state.tasks.wait()).await.is_err() {
             tracing::error!("background tasks did not end in time");
         }
-        let database = self.database;
-        let _ = tokio::task::spawn_blocking(move || database.close()).await;
+        self.storage.close().await;
     }
-}
-
-type Opened = (Arc<Database>, tokio::sync::mpsc::Receiver<Vec<kith_chat_core::log::Resolved>>);
-
-async fn open(config: &Config, clock: Clock) -> Result<Opened, RunError> {
-    let (folder, path) = (config.data.clone(), config.database());
-    let durability = match config.storage.synchronous {
-        Synchronous::Full => Durability::Full,
-        Synchronous::Off => Durability::None,
-    };
-    let options = Options {
-        durability,
-        retention_ms: config.retention.ms(),
-        purge_every: Some(config::ms(config.retention.purge_every_ms)),
-        ..Options::new(clock)
-    };
-    let opening = tokio::task::spawn_blocking(move || {
-        make_folder(&folder).map_err(|source| RunError::DataFolder { path: folder, source })?;
-        Ok(Database::open(&path, options)?)
-    });
-    opening.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
-}
-
-/// Makes the folder, for its owner alone.
-fn make_folder(path: &std::path::Path) -> std::io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
 }
 
 fn session_settings(config: &Config) -> SessionSettings {
@@ -266,13 +223,13 @@ async fn purge(state: Arc<AppState>) {
 }
 
 /// Asks for a device that nobody has, and writes what is there already: a full disk still reads.
-async fn probe(state: Arc<AppState>) {
+async fn probe(state: Arc<AppState>, storage: Arc<str>) {
     let nobody = DeviceRef { account: AccountId([0; 16]), device: DeviceId([0; 16]) };
     let asked = async { state.accounts.signing_key(nobody).await.is_ok() && state.accounts.probe().await.is_ok() };
     if timeout(PROBE_EVERY, asked).await.unwrap_or(false) {
-        state.health.present("database");
+        state.health.present(&storage);
     } else {
-        state.health.absent("database");
+        state.health.absent(&storage);
     }
 }
 
@@ -295,6 +252,8 @@ fn raise_file_limit() {}
 
 #[cfg(test)]
 mod tests {
+    use kith_chat_core::sqlite::Database;
+
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(30);
@@ -328,7 +287,9 @@ mod tests {
         let config = Config { data: folder.path().to_owned(), listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
         let listener = bind(&config).unwrap();
         let running = Running::start(config, &listener).await.unwrap();
-        let (state, database) = (Arc::clone(&running.state), Arc::clone(&running.database));
+        let state = Arc::clone(&running.state);
+        let Storage::Embedded(database) = &running.storage else { panic!("nothing else was configured") };
+        let database = Arc::clone(database);
         let serving = tokio::spawn(running.serve(listener, None, CancellationToken::new()));
         break_writer(&database).await;
         let ended = timeout(DEADLINE, serving).await.expect("it ends").unwrap();

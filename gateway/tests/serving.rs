@@ -3,9 +3,14 @@
 #[path = "../../chat-core/tests/support/owner.rs"]
 mod owner;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use kith_gateway::{Config, RunError, bind, config::RegistrationPolicy, create_invites, run};
+use kith_gateway::{Config, RunError, StorageError, bind, config::RegistrationPolicy, create_invites, migrate, run};
+use kith_harness::{Database, Postgres};
 use kith_proto::rest::{Base64Array, Certificate, LoginProof, PrekeyUpload, RegisterRequest, SignedPrekey, SignedStatement};
 use serde_json::{Value, json};
 use tokio::{
@@ -68,7 +73,7 @@ async fn starts_on_an_empty_folder_serves_and_drains() {
     let other = Config { data: folder.path().join("kith-data"), listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Config::default() };
     let listener = bind(&other).unwrap();
     let second = run(other, listener, CancellationToken::new()).await;
-    assert!(matches!(second, Err(RunError::Database(_))), "one process per folder");
+    assert!(matches!(second, Err(RunError::Storage(StorageError::Embedded(_)))), "one process per folder");
     let address = server.address;
     server.stop().await;
     assert!(TcpStream::connect(address).await.is_err());
@@ -157,7 +162,7 @@ async fn invites_are_made_beside_a_running_server_and_registrations_outlive_it()
     let refused = server.post("/v1/accounts", &registration(&server, &alice, &device, None).await).await;
     assert_eq!((refused.0, &refused.1["code"]), (403, &json!("INVITE_INVALID")));
     let config = Config { data: folder.path().join("kith-data"), ..Config::default() };
-    let codes = create_invites(&config, 2, 7).unwrap();
+    let codes = create_invites(&config, 2, 7).await.unwrap();
     assert_ne!(codes[0], codes[1]);
     let registered = server.post("/v1/accounts", &registration(&server, &alice, &device, Some(&codes[0])).await).await;
     assert_eq!(registered.0, 201, "{registered:?}");
@@ -169,6 +174,91 @@ async fn invites_are_made_beside_a_running_server_and_registrations_outlive_it()
     let again = server.post("/v1/accounts", &registration(&server, &alice, &device, Some(&codes[0])).await).await;
     assert_eq!(again.0, 200);
     server.stop().await;
+}
+
+/// Settings of a server that keeps everything there.
+fn on(database: &Database) -> impl Fn(&mut Config) + '_ {
+    |c| c.postgres.url = database.url().as_str().into()
+}
+
+async fn migrated(postgres: &Postgres) -> Database {
+    let database = postgres.database().await;
+    let mut config = Config::default();
+    on(&database)(&mut config);
+    assert!(!migrate(&config).await.unwrap().unwrap().is_empty());
+    database
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_on_one_postgres_are_one_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = migrated(Postgres::shared()).await;
+    let by_invite = |c: &mut Config| {
+        on(&database)(c);
+        c.registration.policy = RegistrationPolicy::Invite;
+    };
+    let (one, other) = (Server::start(folder.path(), by_invite), Server::start(folder.path(), by_invite));
+    let mut config = Config::default();
+    by_invite(&mut config);
+    let codes = create_invites(&config, 1, 7).await.unwrap();
+    let alice = Owner::new("alice");
+    let device = alice.device("alice");
+    let registered = one.post("/v1/accounts", &registration(&one, &alice, &device, Some(&codes[0])).await).await;
+    assert_eq!(registered.0, 201, "{registered:?}");
+    let again = other.post("/v1/accounts", &registration(&other, &alice, &device, Some(&codes[0])).await).await;
+    assert_eq!(again.0, 200, "{again:?}");
+    let token = registered.1["tokens"]["access_token"].as_str().unwrap();
+    let devices = reqwest::Client::new().get(format!("http://{}/v1/devices", other.address)).bearer_auth(token);
+    assert_eq!(devices.send().await.unwrap().status(), 200, "a token of one is good at the other");
+    assert!(!folder.path().join("kith-data").exists(), "nothing is kept here");
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_postgres_is_named_with_its_address_and_mends_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start().await.unwrap();
+    let database = migrated(&postgres).await;
+    let server = Server::start(folder.path(), on(&database));
+    let missing = async || {
+        let answer = reqwest::get(format!("http://{}/readyz", server.address)).await.unwrap();
+        assert_eq!(answer.status(), 200, "once ready it stays in the balancer");
+        answer.json::<Value>().await.unwrap()["missing"].clone()
+    };
+    assert_eq!(missing().await, json!([]));
+    postgres.kill().await.unwrap();
+    let service = format!("postgres {}/{}", postgres.address(), database.name());
+    until(async || missing().await == json!([service])).await;
+    let alice = Owner::new("alice");
+    let refused = server.post("/v1/accounts", &registration(&server, &alice, &alice.device("alice"), None).await).await;
+    assert_eq!((refused.0, &refused.1["code"]), (503, &json!("STORAGE_UNAVAILABLE")), "{refused:?}");
+    postgres.restart().await.unwrap();
+    until(async || missing().await == json!([])).await;
+    let registered = server.post("/v1/accounts", &registration(&server, &alice, &alice.device("alice"), None).await).await;
+    assert_eq!(registered.0, 201, "{registered:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_does_not_start_without_its_postgres_and_says_where_it_looked() {
+    let folder = tempfile::tempdir().unwrap();
+    let postgres = Postgres::start().await.unwrap();
+    let database = postgres.database().await;
+    let refused = Server::start(folder.path(), on(&database)).running.await.unwrap().unwrap_err();
+    let cause = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(cause.contains("kith migrate"), "{refused}: {cause}");
+    postgres.stop().await.unwrap();
+    let refused = Server::start(folder.path(), on(&database)).running.await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains(&postgres.address().to_string()), "{refused}");
+}
+
+async fn until(condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited for too long");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn registration(server: &Server, alice: &Owner, device: &Device, invite: Option<&str>) -> RegisterRequest {

@@ -51,18 +51,24 @@ pub struct Fault {
 /// The cause of a [`Fault`].
 #[derive(Debug, thiserror::Error)]
 pub enum FaultCause {
-    /// A statement or a connection failed.
-    #[error(transparent)]
-    Sql(#[from] sqlx::Error),
+    /// A statement or a connection failed. (The driver's own text tells the whole chain.)
+    #[error("{0}")]
+    Sql(sqlx::Error),
     /// The connection was lost while the commit was under way: whether it was made is not known.
-    #[error("the outcome of a commit is unknown")]
-    CommitUnknown(#[source] sqlx::Error),
+    #[error("the outcome of a commit is unknown: {0}")]
+    CommitUnknown(sqlx::Error),
     /// There was no answer in time.
     #[error("no answer in time")]
     TooLate,
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,
+}
+
+impl From<sqlx::Error> for FaultCause {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
 }
 
 impl Fault {

@@ -59,6 +59,14 @@ impl Options {
             transaction_within: Duration::from_secs(15),
         }
     }
+
+    /// Where the server is.
+    ///
+    /// # Errors
+    /// If the address is none.
+    pub fn address(&self) -> Result<Address, OpenError> {
+        Ok(address::parse(&self.url)?.1)
+    }
 }
 
 /// The address is a secret.

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use kith_gateway::config::Config;
 use tempfile::TempDir;
 use tokio::net::lookup_host;
 
@@ -28,10 +29,19 @@ pub(super) struct TargetArgs {
     /// Put the temporary folder of --spawn here (the disk matters)
     #[arg(long, value_name = "DIR", requires = "spawn")]
     scratch: Option<std::path::PathBuf>,
+    /// Let the server of --spawn keep everything in this PostgreSQL (postgres://…), whose schema is brought up to date first
+    #[arg(long, value_name = "URL", requires = "spawn", conflicts_with = "scratch")]
+    postgres: Option<String>,
 }
 
 /// Limits that would measure themselves are out of the way, everything else is as shipped: durability, cursors, purge.
 const SETTINGS: [(&str, &str); 1] = [("KITH_LIMITS_ENFORCED", "false")];
+
+async fn migrate(url: &str) -> anyhow::Result<()> {
+    let config = Config::from_parts(None, [("KITH_POSTGRES_URL".to_owned(), url.to_owned())])?;
+    kith_gateway::migrate(&config).await?;
+    Ok(())
+}
 
 /// A server to measure.
 #[derive(Debug)]
@@ -58,7 +68,12 @@ impl Target {
                 None => tempfile::Builder::new().prefix("kith-bench-").tempdir(),
             };
             let folder = folder.context("no temporary folder")?;
-            let child = ServerChild::start(folder.path(), SocketAddr::from(([127, 0, 0, 1], 0)), &SETTINGS).await?;
+            let mut settings = SETTINGS.to_vec();
+            if let Some(url) = &args.postgres {
+                migrate(url).await?;
+                settings.push(("KITH_POSTGRES_URL", url));
+            }
+            let child = ServerChild::start(folder.path(), SocketAddr::from(([127, 0, 0, 1], 0)), &settings).await?;
             let address = child.address();
             let api = Api::new(&format!("http://{address}"), None)?;
             return Ok(Self { endpoint: Endpoint { address, host: address.to_string() }, api, pid: Some(child.pid()), child: Some((child, folder)) });

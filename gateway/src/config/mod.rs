@@ -10,9 +10,13 @@
 //!
 //! [registration]
 //! policy = "invite"                       # KITH_REGISTRATION_POLICY
+//!
+//! [postgres]
+//! url = "postgres://kith:…@db.example/kith?sslmode=require"  # KITH_POSTGRES_URL; without it: the embedded database in `data`
 //! ```
 
 mod origins;
+mod secret;
 mod sections;
 mod source;
 
@@ -26,9 +30,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::sections::ms;
 pub use self::{
     origins::Origins,
+    secret::Secret,
     sections::{
-        Http, Limits, LogFormat, Logging, Metrics, Prekeys, Registration, RegistrationPolicy, RetentionSettings, SessionsSection, Storage,
-        Synchronous, Tls, Tokens,
+        Http, Limits, LogFormat, Logging, Metrics, PostgresSection, Prekeys, Registration, RegistrationPolicy, RetentionSettings, SessionsSection,
+        Storage, Synchronous, Tls, Tokens,
     },
     source::ConfigError,
 };
@@ -37,7 +42,7 @@ pub use self::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The folder that holds the database; made if missing.
+    /// The folder that holds the embedded database; made if missing.
     pub data: PathBuf,
     /// Address and port for HTTP and WebSocket.
     pub listen: SocketAddr,
@@ -57,8 +62,10 @@ pub struct Config {
     pub prekeys: Prekeys,
     /// How long messages are kept.
     pub retention: RetentionSettings,
-    /// The database.
+    /// The embedded database.
     pub storage: Storage,
+    /// PostgreSQL instead of the embedded database.
+    pub postgres: PostgresSection,
     /// TLS, if not ended by a proxy.
     pub tls: Tls,
     /// Logs.
@@ -79,6 +86,7 @@ impl Default for Config {
             prekeys: Prekeys::default(),
             retention: RetentionSettings::default(),
             storage: Storage::default(),
+            postgres: PostgresSection::default(),
             tls: Tls::default(),
             log: Logging::default(),
         }
@@ -138,7 +146,7 @@ impl Config {
         }
     }
 
-    /// The database file.
+    /// The embedded database's file.
     #[must_use]
     pub fn database(&self) -> PathBuf {
         self.data.join("kith.db")

@@ -2,10 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use kith_chat_core::{accounts::PrekeyCaps, domain::Rate};
+use kith_chat_core::{accounts::PrekeyCaps, domain::Rate, postgres};
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Secret};
 use crate::peer::Network;
 
 /// `[registration]`
@@ -295,7 +295,7 @@ impl RetentionSettings {
     }
 }
 
-/// `[storage]`
+/// `[storage]`: the embedded database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
@@ -312,6 +312,42 @@ pub enum Synchronous {
     Full,
     /// Nothing is synced. Loses accepted messages when the machine fails: only for the test that shows that the tests notice.
     Off,
+}
+
+/// `[postgres]`: accounts and messages in PostgreSQL, which any number of processes share. `kith migrate` makes the schema.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresSection {
+    /// `postgres://user:password@host:port/database?sslmode=verify-full&sslrootcert=…`; none for the embedded database.
+    pub url: Secret,
+    /// Connections of this process for requests. The message log has a few of its own beside them.
+    pub connections: usize,
+    /// A new connection must be there by then.
+    pub connect_timeout_ms: u64,
+    /// The longest a statement may take.
+    pub statement_timeout_ms: u64,
+}
+
+impl Default for PostgresSection {
+    fn default() -> Self {
+        Self { url: Secret::default(), connections: 16, connect_timeout_ms: 5_000, statement_timeout_ms: 10_000 }
+    }
+}
+
+impl PostgresSection {
+    /// How to use the server, if there is one.
+    #[must_use]
+    pub fn options(&self) -> Option<postgres::Options> {
+        let options = || postgres::Options {
+            connections: self.connections,
+            connect_within: ms(self.connect_timeout_ms),
+            statement_within: ms(self.statement_timeout_ms),
+            // All attempts of a transaction together, and what it waits for before.
+            transaction_within: ms(self.statement_timeout_ms + self.connect_timeout_ms),
+            ..postgres::Options::new(self.url.reveal())
+        };
+        self.url.is_set().then(options)
+    }
 }
 
 /// `[tls]`: paths of PEM files; none for plain HTTP.
@@ -379,6 +415,16 @@ impl Config {
         within("prekeys.max_one_time_kem", self.prekeys.max_one_time_kem.into(), 1, 10_000)?;
         within("retention.days", self.retention.days, 1, 3_650)?;
         within("retention.purge_every_ms", self.retention.purge_every_ms, 10, 86_400_000)?;
+        within("postgres.connections", self.postgres.connections as u64, 1, 1_000)?;
+        within("postgres.connect_timeout_ms", self.postgres.connect_timeout_ms, 100, 60_000)?;
+        within("postgres.statement_timeout_ms", self.postgres.statement_timeout_ms, 100, 600_000)?;
+        if let Some(options) = self.postgres.options() {
+            options.address().map_err(|error| ConfigError::Invalid { key: "postgres.url", why: format!("cannot be used: {error}") })?;
+            if self.storage.synchronous == Synchronous::Off {
+                let why = "is for the embedded database; with PostgreSQL the server decides, and must sync".to_owned();
+                return Err(ConfigError::Invalid { key: "storage.synchronous", why });
+            }
+        }
         for text in &self.http.trusted_proxies {
             let why = || format!("{text} is no network (write 10.0.0.0/8 or ::1)");
             text.parse::<Network>().map_err(|_| ConfigError::Invalid { key: "http.trusted_proxies", why: why() })?;

@@ -36,7 +36,7 @@ fn the_environment_is_above_the_file() {
 #[test]
 fn errors_name_the_key() {
     type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
-    let cases: [Case; 12] = [
+    let cases: [Case; 17] = [
         ("lisen = \"127.0.0.1:1\"", &[], "lisen"),
         ("[tokens]\naccess = 1", &[], "access"),
         ("", &[("KITH_LISEN", "x")], "KITH_LISEN"),
@@ -49,6 +49,11 @@ fn errors_name_the_key() {
         ("public_url = \"https://chat.example/kith\"", &[], "public_url"),
         ("[http]\ntrusted_proxies = [\"10.0.0.0/33\"]", &[], "http.trusted_proxies"),
         ("[tls]\ncertificate = \"c.pem\"", &[], "tls"),
+        ("[postgres]\nurls = \"\"", &[], "urls"),
+        ("", &[("KITH_POSTGRES_HOST", "db")], "KITH_POSTGRES_HOST"),
+        ("", &[("KITH_POSTGRES_URL", "db.example")], "postgres.url"),
+        ("[postgres]\nconnections = 0", &[], "postgres.connections"),
+        ("[storage]\nsynchronous = \"off\"", &[("KITH_POSTGRES_URL", "postgres://db.example/kith")], "storage.synchronous"),
     ];
     for (file, variables, key) in cases {
         let error = with(file, variables).unwrap_err().to_string();
@@ -78,4 +83,20 @@ fn origins_are_those_that_clients_can_have_dialled() {
     let config = with("listen = \"0.0.0.0:7400\"\npublic_url = \"https://Chat.example/\"", &[]).unwrap();
     let origins = Origins::new(&config, "0.0.0.0:7400".parse().unwrap());
     assert!(origins.contains("https://chat.example:443") && !origins.contains("http://127.0.0.1:7400"));
+}
+
+#[test]
+fn the_password_of_a_database_is_shown_nowhere() {
+    let config = with("[postgres]\nconnections = 4", &[("KITH_POSTGRES_URL", "postgres://kith:s3cret@db.example/kith")]).unwrap();
+    let options = config.postgres.options().unwrap();
+    assert_eq!((options.url.as_str(), options.connections), ("postgres://kith:s3cret@db.example/kith", 4));
+    assert_eq!(options.address().unwrap().to_string(), "db.example:5432/kith");
+    for shown in [format!("{config:?}"), format!("{options:?}"), toml::to_string(&config).unwrap()] {
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    for wrong in ["postgres://kith:s3cret@db.example:x/kith", "mysql://kith:s3cret@db.example/kith"] {
+        let error = with("", &[("KITH_POSTGRES_URL", wrong)]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    }
+    assert!(with("", &[]).unwrap().postgres.options().is_none());
 }

@@ -21,7 +21,7 @@ pub(super) struct Ready {
     /// Whether to send traffic here.
     ready: bool,
     /// What is missing. After the server first was ready it stays so while something is.
-    missing: Vec<&'static str>,
+    missing: Vec<String>,
 }
 
 /// The process runs.

@@ -1,0 +1,147 @@
+//! What holds accounts and messages: the embedded database, or PostgreSQL when the configuration has its address.
+
+use std::{path::Path, path::PathBuf, sync::Arc};
+
+use kith_chat_core::{
+    accounts::{Accounts, PostgresAccounts, SqliteAccounts},
+    domain::Clock,
+    log::{
+        MessageLog, Resolved,
+        postgres::{Options as LogOptions, PostgresLog},
+    },
+    postgres::{self, Postgres},
+    sqlite::{self, Database, Durability},
+};
+use tokio::sync::mpsc;
+
+use crate::config::{self, Config, Synchronous};
+
+/// Why accounts and messages cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The data folder cannot be made.
+    #[error("cannot use the data folder {path}")]
+    DataFolder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The embedded database cannot be opened.
+    #[error("cannot open the database")]
+    Embedded(#[from] sqlite::OpenError),
+    /// PostgreSQL cannot be used; names its address.
+    #[error(transparent)]
+    Postgres(#[from] postgres::OpenError),
+}
+
+/// Storage that is open.
+pub(crate) enum Storage {
+    Embedded(Arc<Database>),
+    Postgres { server: Arc<Postgres>, log: Arc<PostgresLog> },
+}
+
+/// What becomes of appends, in batches.
+pub(crate) type ResolvedAppends = mpsc::Receiver<Vec<Resolved>>;
+
+impl Storage {
+    /// Opens what the configuration says.
+    pub(crate) async fn open(config: &Config, clock: Clock) -> Result<(Self, ResolvedAppends), StorageError> {
+        match config.postgres.options() {
+            None => open_embedded(config, clock).await,
+            Some(options) => open_postgres(config, &options, clock).await,
+        }
+    }
+
+    /// What `/readyz` calls it when it is away.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Embedded(_) => "database".to_owned(),
+            Self::Postgres { server, .. } => format!("postgres {}", server.address()),
+        }
+    }
+
+    pub(crate) fn accounts(&self) -> Arc<dyn Accounts> {
+        match self {
+            Self::Embedded(database) => Arc::new(SqliteAccounts::new(Arc::clone(database))),
+            Self::Postgres { server, .. } => Arc::new(PostgresAccounts::new(Arc::clone(server))),
+        }
+    }
+
+    pub(crate) fn log(&self) -> Arc<dyn MessageLog> {
+        match self {
+            Self::Embedded(database) => Arc::clone(database) as _,
+            Self::Postgres { log, .. } => Arc::clone(log) as _,
+        }
+    }
+
+    /// Returns when the embedded database can write no more, which is a fault of the program. An outage of PostgreSQL is none, and ends by itself.
+    pub(crate) async fn ended(&self) {
+        match self {
+            Self::Embedded(database) => database.ended().await,
+            Self::Postgres { .. } => std::future::pending().await,
+        }
+    }
+
+    /// Finishes what is waiting and lets go.
+    pub(crate) async fn close(self) {
+        match self {
+            Self::Embedded(database) => {
+                let _ = tokio::task::spawn_blocking(move || database.close()).await;
+            }
+            Self::Postgres { server, log } => {
+                log.close().await;
+                server.close().await;
+            }
+        }
+    }
+}
+
+async fn open_embedded(config: &Config, clock: Clock) -> Result<(Storage, ResolvedAppends), StorageError> {
+    let (folder, path) = (config.data.clone(), config.database());
+    let durability = match config.storage.synchronous {
+        Synchronous::Full => Durability::Full,
+        Synchronous::Off => Durability::None,
+    };
+    let options = sqlite::Options {
+        durability,
+        retention_ms: config.retention.ms(),
+        purge_every: Some(config::ms(config.retention.purge_every_ms)),
+        ..sqlite::Options::new(clock)
+    };
+    let opening = tokio::task::spawn_blocking(move || {
+        make_folder(&folder).map_err(|source| StorageError::DataFolder { path: folder, source })?;
+        let (database, resolved) = Database::open(&path, options)?;
+        Ok((Storage::Embedded(database), resolved))
+    });
+    opening.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+}
+
+async fn open_postgres(config: &Config, options: &postgres::Options, clock: Clock) -> Result<(Storage, ResolvedAppends), StorageError> {
+    let server = Postgres::open(options).await?;
+    let options =
+        LogOptions { retention_ms: config.retention.ms(), purge_every: Some(config::ms(config.retention.purge_every_ms)), ..LogOptions::new(clock) };
+    let (log, resolved) = PostgresLog::start(Arc::clone(&server), &options);
+    Ok((Storage::Postgres { server, log }, resolved))
+}
+
+/// Makes the folder, for its owner alone.
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Brings the schema of the configured PostgreSQL up to date; gives the names of what was applied. `None` without one: the embedded database does that by
+/// itself when it is opened.
+///
+/// # Errors
+/// If it cannot be reached, is newer than this program, or a migration fails.
+pub async fn migrate(config: &Config) -> Result<Option<Vec<&'static str>>, postgres::OpenError> {
+    match config.postgres.options() {
+        None => Ok(None),
+        Some(options) => postgres::migrate(&options.url, Clock::System.now_ms()).await.map(Some),
+    }
+}
