@@ -32,7 +32,7 @@ pub(crate) fn clippy() -> Step {
 }
 
 pub(crate) fn build() -> Step {
-    let build = step("build", 15, |deadline| run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline));
+    let build = step("build", 20, |deadline| run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline));
     Step { essential: true, ..build }
 }
 
