@@ -126,6 +126,10 @@ CREATE FUNCTION log_append(
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
+    found bigint[];
+    placed bigint[];
+    times bigint[];
+    senders smallint[];
     mark uuid[];
 BEGIN
     WITH locked AS MATERIALIZED (
@@ -136,10 +140,23 @@ BEGIN
         FROM locked l WHERE c.id = l.id AND c.low_version = c_low_version[l.n] AND c.high_version = c_high_version[l.n]
         RETURNING l.n, l.id, l.head, l.unmarked, c.at_ms, c.sent
     )
-    SELECT array_agg(coalesce(m.head, -1) ORDER BY i.n), array_agg(coalesce(m.at_ms, 0) ORDER BY i.n),
-        array_agg(coalesce(m.sent, 0::smallint) ORDER BY i.n), array_agg(m.id) FILTER (WHERE m.unmarked)
-    INTO o_base, o_at_ms, o_sent, mark
-    FROM generate_series(1, cardinality(c_id)) i(n) LEFT JOIN moved m ON m.n = i.n;
+    SELECT array_agg(n), array_agg(head), array_agg(at_ms), array_agg(sent), array_agg(id) FILTER (WHERE unmarked)
+    INTO found, o_base, o_at_ms, o_sent, mark FROM (SELECT * FROM moved ORDER BY n) m;
+
+    IF coalesce(cardinality(found), 0) < cardinality(c_id) THEN
+        -- Spread over the places that all of them would have.
+        placed := o_base;
+        times := o_at_ms;
+        senders := o_sent;
+        o_base := array_fill(-1::bigint, ARRAY[cardinality(c_id)]);
+        o_at_ms := array_fill(0::bigint, ARRAY[cardinality(c_id)]);
+        o_sent := array_fill(0::smallint, ARRAY[cardinality(c_id)]);
+        FOR k IN 1..coalesce(cardinality(found), 0) LOOP
+            o_base[found[k]] := placed[k];
+            o_at_ms[found[k]] := times[k];
+            o_sent[found[k]] := senders[k];
+        END LOOP;
+    END IF;
 
     IF mark IS NOT NULL THEN
         UPDATE cursor k SET behind = true
