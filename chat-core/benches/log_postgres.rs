@@ -2,6 +2,7 @@
 //!
 //! Each line tells messages per second, and microseconds of processor time (user and system) per message: of PostgreSQL with all its processes, and of this
 //! process, which is the log's tasks and the little that makes the load. The server is a real one with everything that keeps data safe turned on.
+//! `KITH_BENCH_WRITERS` is the number of connections that append.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
@@ -115,7 +116,10 @@ impl Bench {
         for from in (0..accounts).step_by(500) {
             register(&postgres, from..(from + 500).min(accounts)).await;
         }
-        let (log, resolved) = PostgresLog::start(postgres, &Options::new(Clock::System));
+        let writers = std::env::var("KITH_BENCH_WRITERS").ok().and_then(|n| n.parse().ok());
+        let mut options = Options::new(Clock::System);
+        options.writers = writers.unwrap_or(options.writers);
+        let (log, resolved) = PostgresLog::start(postgres, &options);
         Self { server, log, resolved, body: Bytes::from(vec![1; BODY]), slice: Bytes::from(vec![2; SLICE]), sent: 0 }
     }
 

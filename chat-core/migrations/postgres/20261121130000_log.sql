@@ -62,7 +62,8 @@ CREATE TABLE message (
     -- Body and slices.
     data           bytea    NOT NULL,
     PRIMARY KEY (conversation, seq),
-    CONSTRAINT message_once UNIQUE (conversation, sender, client_msg_id)
+    -- In this order because what comes second tells messages apart soonest.
+    CONSTRAINT message_once UNIQUE (conversation, client_msg_id, sender)
 ) PARTITION BY HASH (conversation);
 
 -- Ciphertext does not compress.

@@ -48,13 +48,14 @@ pub(super) fn view<const N: usize>(data: &[u8], device: [u8; N]) -> Option<View<
 pub(super) fn check(data: &[u8], devices: &[i64]) {
     let mut slices = Vec::new();
     for device in devices {
-        let Some(View { body, slice }) = view(data, *device) else { continue };
+        let device = device.to_le_bytes();
+        let Some(View { body, slice }) = view(data, device) else { continue };
         assert!(body.len() + slice.map_or(0, <[u8]>::len) + HEADER <= data.len(), "more than there is");
-        slices.push((*device, slice.unwrap_or_default()));
+        slices.push((device, slice.unwrap_or_default()));
     }
     slices.sort_unstable();
     slices.dedup_by_key(|(device, _)| *device);
-    let body = view(data, 0).map_or(data, |view| view.body);
+    let body = view(data, [0; 8]).map_or(data, |view| view.body);
     let mut blob = Vec::new();
     encode(&mut blob, body, slices.iter().copied()).expect("small");
     for (device, slice) in &slices {

@@ -39,7 +39,7 @@ pub(crate) use self::{engine::LogWriter, hot::Hot};
 /// The blob of an entry, for the fuzz targets: taken apart for each of these devices; a blob that is whole is put together again.
 #[cfg(fuzzing)]
 pub fn fuzzed_row(data: &[u8], devices: &[i64]) {
-    row::check(data, devices);
+    super::row::check(data, devices);
 }
 use super::{Append, Behind, ConnectError, Connected, LogError, MessageLog, Moved, Page, PageLimit, Purged, State};
 use crate::sqlite::{Command, Database, PushError, StoreError};
