@@ -137,7 +137,7 @@ impl Call for Batch<'_> {
         let (groups, appends) = (&self.groups, &self.appends);
         let group_numbers: Vec<i32> = self.groups().map(|n| i32::try_from(n + 1).unwrap_or(i32::MAX)).collect();
         let nth: Vec<i64> = groups.iter().flat_map(|group| 1..=group.count).collect();
-        let flags = |a: &&Append| i16::from(a.checkpoint) * CHECKPOINT | side(a) * FROM_HIGH;
+        let flags = |a: &&Append| (i16::from(a.checkpoint) * CHECKPOINT) | (side(a) * FROM_HIGH);
         let query = sqlx::query(APPEND)
             .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[0]).collect::<Vec<_>>())

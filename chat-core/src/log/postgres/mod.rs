@@ -8,9 +8,9 @@
 //! that is looked at afterwards was committed before. Rows carry the versions of both members' sets of devices, so that a message that was written for
 //! other devices than those of the moment is noticed under that lock.
 //!
-//! - `plan`, `roster`, `append`, `writer`: appends. - `acknowledge`, `connect`: the other writers. - `read`, `page`: questions. - `keeper`, `chores`:
-//! deleting. - `enroll`: what the accounts tell of devices. - `session`: a connection that comes back, and what becomes of a statement when it is lost.
-//! - `queue`: what waits.
+//! - `plan`, `roster`, `append`, `writer`: appends. - `acknowledge`, `connect`: the other writers. - `read`, `page`: questions.
+//! - `keeper`, `chores`: deleting. - `enroll`: what the accounts tell of devices. - `queue`: what waits.
+//! - `session`: a connection that comes back, and what becomes of a statement when it is lost.
 
 mod acknowledge;
 mod append;
@@ -124,7 +124,8 @@ impl PostgresLog {
     #[must_use]
     pub fn start(postgres: Arc<Postgres>, options: &Options) -> (Arc<Self>, mpsc::Receiver<Vec<Resolved>>) {
         let (resolved, receiver) = mpsc::channel(options.resolved_queue);
-        let session = |role, commit| Session::new(Arc::clone(&postgres), role, commit, options.settle_within);
+        let server = Arc::clone(&postgres);
+        let session = |role, commit| Session::new(Arc::clone(&server), role, commit, options.settle_within);
         let requests = options.request_queue;
         let chores = Arc::default();
         let queue = |_| Arc::new(Queue::new(options.write_queue, options.write_queue_bytes));
@@ -135,7 +136,7 @@ impl PostgresLog {
             keeper: Arc::new(Queue::new(requests, usize::MAX)),
             tasks: Mutex::default(),
             chores: Arc::clone(&chores),
-            postgres: Arc::clone(&postgres),
+            postgres,
         };
         let mut tasks = Vec::new();
         for queue in &log.writers {

@@ -71,13 +71,15 @@ pub(super) struct Session {
     suspect: bool,
     /// The server is away; ask again then.
     away: Option<Instant>,
+    /// Why there was no connection.
+    reason: Option<Fault>,
 }
 
 impl Session {
     /// Connects when first used. `within` is the longest that a call may take, with all that is done to make it.
     pub(super) fn new(postgres: Arc<Postgres>, role: &str, commit: Commit, within: Duration) -> Self {
         let name = format!("kith log {role} {:016x}", rand::rng().random::<u64>());
-        Self { postgres, name, commit, within, connection: None, used_at: Instant::now(), suspect: false, away: None }
+        Self { postgres, name, commit, within, connection: None, used_at: Instant::now(), suspect: false, away: None, reason: None }
     }
 
     /// Sends a call until there is an answer, the server refuses it, or time is up. After this has failed with [`Failed::Away`] once, calls fail soon,
@@ -106,11 +108,13 @@ impl Session {
         loop {
             let mut connection = match self.take(twice).await {
                 Ok(connection) => connection,
-                Err(_) => {
+                Err(fault) => {
+                    self.reason = Some(fault);
                     pause().await;
                     continue;
                 }
             };
+            self.reason = None;
             self.suspect = true;
             // The connection is held here: if this is dropped at the deadline, it is closed.
             let outcome = call.run(&mut connection).await;
@@ -162,7 +166,7 @@ impl Session {
     }
 
     fn too_late(&self) -> Failed {
-        Failed::Away(self.postgres.fault(FaultCause::TooLate))
+        Failed::Away(self.reason.clone().unwrap_or_else(|| self.postgres.fault(FaultCause::TooLate)))
     }
 }
 

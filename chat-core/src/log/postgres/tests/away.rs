@@ -121,11 +121,8 @@ async fn the_server_is_away_and_comes_back() {
         assert!(gates.iter().all(|gate| gate.is_shut()));
         let connected = gateway.log.connect(device(1, 1), 1).await;
         assert!(matches!(connected, Err(crate::log::ConnectError::Log(crate::log::LogError::Unavailable(_)))), "{how}: {connected:?}");
-        if how == "paused" {
-            server.resume().await.unwrap()
-        } else {
-            server.restart().await.unwrap()
-        }
+        let back = if how == "paused" { server.resume().await } else { server.restart().await };
+        back.unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
         let next = u32::try_from(outcomes.len()).unwrap();
         loop {
