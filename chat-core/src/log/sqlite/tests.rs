@@ -22,7 +22,7 @@ use crate::{
         MessageLog, Outcome, Refusal, Resolved,
         conformance::{Bed, Fixture, RETENTION_MS, Reopen, START_MS, accepted, append, between, conformance_tests, device},
     },
-    sqlite::{Database, Options},
+    sqlite::{Database, OpenError, Options},
 };
 
 pub(super) struct Embedded {
@@ -34,7 +34,14 @@ pub(super) struct Embedded {
 
 fn open(folder: TempDir, hand: Arc<AtomicU64>) -> Embedded {
     let options = Options { retention_ms: RETENTION_MS, purge_every: None, ..Options::new(Clock::Manual(Arc::clone(&hand))) };
-    let (db, resolved) = Database::open(&folder.path().join("kith.db"), options).unwrap();
+    // Other tests start programs: between fork and exec such a child holds whatever this process has open, the lock of a database just closed included.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let (db, resolved) = loop {
+        match Database::open(&folder.path().join("kith.db"), options.clone()) {
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            opened => break opened.unwrap(),
+        }
+    };
     Embedded { folder, hand, db, resolved }
 }
 
