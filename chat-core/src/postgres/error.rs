@@ -76,6 +76,16 @@ impl Fault {
         Self { address: address.clone(), source: Arc::new(cause.into()) }
     }
 
+    /// Whether nobody answered, or the connection was lost, rather than a statement refused.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self.cause() {
+            FaultCause::Sql(error) => classify(error) == Class::Disconnected,
+            FaultCause::TooLate => true,
+            FaultCause::CommitUnknown(_) | FaultCause::Closed => false,
+        }
+    }
+
     /// Why.
     #[must_use]
     pub fn cause(&self) -> &FaultCause {

@@ -12,7 +12,11 @@ mod migrate;
 mod pool;
 mod transaction;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use sqlx::{PgConnection, Row as _};
 
@@ -120,6 +124,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Postgres {
     pool: Pool,
+    /// The last transaction found nobody there; only for the log lines.
+    away: AtomicBool,
 }
 
 impl Postgres {
@@ -138,7 +144,7 @@ impl Postgres {
         };
         let checked = tokio::time::timeout(options.transaction_within, checks).await;
         checked.unwrap_or_else(|_| Err(pool.fault(FaultCause::TooLate).into()))?;
-        Ok(Arc::new(Self { pool }))
+        Ok(Arc::new(Self { pool, away: AtomicBool::new(false) }))
     }
 
     /// Where it is.

@@ -1,6 +1,9 @@
 //! The one place where transactions begin, end and are tried again.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use rand::RngExt as _;
 use sqlx::PgConnection;
@@ -111,10 +114,26 @@ impl Postgres {
         let outcome = timeout(deadline, self.attempts(name, kind, given, work)).await;
         metrics::histogram!("kith_postgres_transaction_seconds", "transaction" => name).record(begun.elapsed().as_secs_f64());
         let outcome = outcome.unwrap_or_else(|_| Err(StoreError::Unavailable(self.pool.fault(FaultCause::TooLate))));
-        if let Err(StoreError::Unavailable(fault)) = &outcome {
-            tracing::warn!(name, error = %chain(fault), "a transaction failed");
-        }
+        self.note(name, outcome.as_ref().err());
         outcome
+    }
+
+    /// Logs a failure, an outage only when it begins and ends: it fails whatever is asked meanwhile.
+    fn note<E>(&self, name: &'static str, error: Option<&StoreError<E>>) {
+        match error {
+            Some(StoreError::Unavailable(fault)) if fault.is_outage() => {
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(name, error = %chain(fault), "PostgreSQL is away");
+                }
+            }
+            Some(StoreError::Unavailable(fault)) => tracing::warn!(name, error = %chain(fault), "a transaction failed"),
+            Some(StoreError::Overloaded) => tracing::debug!(name, "PostgreSQL is overloaded"),
+            Some(StoreError::Refused(_)) | None => {
+                if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
+                    tracing::info!("PostgreSQL is back");
+                }
+            }
+        }
     }
 
     async fn attempts<A: Sync, T, E>(
