@@ -91,8 +91,7 @@ pub(super) async fn rotate(
     let new_devices = devices::new_devices(&list, request.prekeys).await?;
     let version = list.list().version;
     let publication = Publication::new(base, Some(rotation), list, new_devices)?;
-    let revoked = state.accounts.publish(None, publication, state.clock.now_ms()).await?;
-    devices::announce(&state, account, version, &revoked);
+    devices::commit(&state, None, account, version, publication).await?;
     let minted = Minted::new(&state, device);
     state.accounts.login(device, minted.login, state.clock.now_ms()).await?;
     Ok(Answer(minted.tokens))

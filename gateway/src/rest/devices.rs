@@ -87,9 +87,36 @@ async fn publish_list(
     let new_devices = new_devices(&list, request.prekeys).await?;
     let version = list.list().version;
     let publication = Publication::new(base, None, list, new_devices)?;
-    let revoked = state.accounts.publish(Some(caller), publication, state.clock.now_ms()).await?;
-    announce(state, caller.account, version, &revoked);
+    commit(state, Some(caller), caller.account, version, publication).await?;
     Ok(Answer(PublishedList { version }))
+}
+
+/// Publishes a list and tells who has to know, in one piece: a client that hangs up in between must not keep a revoked device connected.
+pub(super) async fn commit(
+    state: &Arc<AppState>,
+    caller: Option<DeviceRef>,
+    account: AccountId,
+    version: u64,
+    publication: Publication,
+) -> Result<(), ApiError> {
+    let owned = Arc::clone(state);
+    let work = async move {
+        let revoked = owned.accounts.publish(caller, publication, owned.clock.now_ms()).await?;
+        announce(&owned, account, version, &revoked);
+        Ok(())
+    };
+    to_the_end(state, work).await
+}
+
+/// Runs work to its end although the request may end before: when a client hangs up, or the request's deadline is over, its future is dropped.
+async fn to_the_end(state: &AppState, work: impl Future<Output = Result<(), ApiError>> + Send + 'static) -> Result<(), ApiError> {
+    match state.tasks.spawn(work).await {
+        Ok(outcome) => outcome,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(ApiError::new(ErrorCode::Draining, "the server goes away")),
+        },
+    }
 }
 
 /// Takes the calling device off its account by its own signature.
@@ -107,8 +134,13 @@ pub(super) async fn leave(
     }
     let signed = convert::signed(request);
     let leave = device_list::leave(&base, caller, &signed)?;
-    state.accounts.leave(caller, leave.version, signed, state.clock.now_ms()).await?;
-    announce(&state, caller.account, leave.version, &[caller]);
+    let owned = Arc::clone(&state);
+    let work = async move {
+        owned.accounts.leave(caller, leave.version, signed, owned.clock.now_ms()).await?;
+        announce(&owned, caller.account, leave.version, &[caller]);
+        Ok(())
+    };
+    to_the_end(&state, work).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -144,7 +176,7 @@ pub(super) async fn new_devices(list: &VerifiedList, uploads: Vec<DevicePrekeys>
 }
 
 /// After the change has committed: cuts who was revoked, then tells the account's own devices and, in a task of its own, its peers.
-pub(super) fn announce(state: &Arc<AppState>, account: AccountId, version: u64, revoked: &[DeviceRef]) {
+fn announce(state: &Arc<AppState>, account: AccountId, version: u64, revoked: &[DeviceRef]) {
     for device in revoked {
         state.sessions.cut(*device, ErrorCode::DeviceRevoked);
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail, ensure};
 use kith_proto::{
-    rest::{DevicePrekeys, KeysState, PublishListRequest},
+    rest::{DevicePrekeys, Devices, KeysState, PublishListRequest},
     v1::{ErrorCode, Slice, client_frame},
 };
 use kith_tests::{
@@ -13,6 +13,7 @@ use kith_tests::{
     server::Options,
     socket::{Refusal, SOON, Socket},
 };
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 /// Puts a second device on Bob's list and logs it in.
 async fn link(bob: &mut Person, first: &kith_proto::rest::Certificate) -> anyhow::Result<(Device, String)> {
@@ -77,6 +78,40 @@ async fn a_revoked_device_is_cut_at_once_and_can_never_come_back() -> Story {
     send.slices.truncate(1);
     send.restart = true;
     accepted(&mut from, send).await?;
+    Ok(())
+}
+
+/// What is committed is also told: whoever revokes may hang up before the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_device_is_cut_also_if_the_one_that_revokes_hangs_up() -> Story {
+    let server = Options::new().start().await?;
+    let address = server.origin().replace("http://", "");
+    for name in ["bob", "carol", "dave", "erin", "frank"] {
+        let mut person = Person::register(&server.origin(), name).await?;
+        let certificate = person.identity.certify(&person.device, 1);
+        let (_, token) = link(&mut person, &certificate).await?;
+        let (mut tablet, _) = Socket::hello(&server.origin(), &token, 1).await?;
+        let list = person.identity.sign_list(&[(&person.device, &certificate)]);
+        let request = PublishListRequest { list, certificates: Vec::new(), prekeys: Vec::new() };
+        let body = serde_json::to_string(&request)?;
+        let (access, length) = (person.token(), body.len());
+        let mut revoking = TcpStream::connect(&address).await?;
+        let bytes = format!(
+            "POST /v1/devices/list HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {access}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        revoking.write_all(bytes.as_bytes()).await?;
+        drop(revoking);
+        // It may have hung up before anything was committed; then nothing has happened, and the same list is as good as before.
+        let now: Devices = person.rest.get("/v1/devices", Some(person.token())).await?;
+        if now.version == 2 {
+            match person.rest.publish(person.token(), &request).await {
+                Ok(_) => {}
+                Err(error) => ensure!(error.code() == Some(ErrorCode::DeviceListConflict), "{error}"),
+            }
+        }
+        let ending = tablet.ending(SOON).await?;
+        ensure!(ending.reason() == Some(ErrorCode::DeviceRevoked), "{ending:?}");
+    }
     Ok(())
 }
 
