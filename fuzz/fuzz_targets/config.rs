@@ -12,8 +12,10 @@ fuzz_target!(|data: &[u8]| {
         variables.push((format!("KITH_{}", plan.text()), plan.text().to_owned()));
     }
     let Ok(file) = std::str::from_utf8(plan.0) else { return };
-    let Ok(config) = Config::from_parts(Some(file), variables) else { return };
+    let Ok(mut config) = Config::from_parts(Some(file), variables) else { return };
     config.validate().expect("it was read as valid");
+    // A secret is not written out.
+    config.postgres.url = Default::default();
     let written = toml::to_string(&config).expect("a configuration has a TOML form");
     let again = Config::from_parts(Some(&written), []).expect("own text");
     assert_eq!(again, config);

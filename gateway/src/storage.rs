@@ -119,8 +119,8 @@ async fn open_embedded(config: &Config, clock: Clock) -> Result<(Storage, Resolv
 
 async fn open_postgres(config: &Config, options: &postgres::Options, clock: Clock) -> Result<(Storage, ResolvedAppends), StorageError> {
     let server = Postgres::open(options).await?;
-    let options =
-        LogOptions { retention_ms: config.retention.ms(), purge_every: Some(config::ms(config.retention.purge_every_ms)), ..LogOptions::new(clock) };
+    // How often the log sweeps is its own affair here: what everybody has it deletes without a sweep.
+    let options = LogOptions { retention_ms: config.retention.ms(), ..LogOptions::new(clock) };
     let (log, resolved) = PostgresLog::start(Arc::clone(&server), &options);
     Ok((Storage::Postgres { server, log }, resolved))
 }

@@ -82,7 +82,7 @@ pub struct Options {
     /// Messages are kept this long for devices that do not fetch them.
     pub retention_ms: u64,
     /// How often one of the processes looks at everything that is kept for what may be deleted; `None` leaves that to
-    /// [`MessageLog::purge`](crate::log::MessageLog::purge). What was just acknowledged by all is deleted without that.
+    /// [`MessageLog::purge`]. What was just acknowledged by all is deleted without that.
     pub purge_every: Option<Duration>,
     /// When the server is away, or the fate of a statement is unknown, this long is tried to settle it before what waits is refused.
     pub settle_within: Duration,
