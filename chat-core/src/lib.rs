@@ -10,4 +10,5 @@ pub mod accounts;
 pub mod domain;
 pub mod log;
 pub mod postgres;
+pub mod sessions;
 pub mod sqlite;
