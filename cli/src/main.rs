@@ -6,6 +6,7 @@
 mod admin;
 mod bench;
 mod chat;
+mod cluster;
 mod demo;
 mod local_time;
 mod migrate;

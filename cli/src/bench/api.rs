@@ -47,13 +47,13 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// For the server at `base`, `http://host:port`.
+    /// For the server at `base`, `http://host:port`, which its clients know as `origin`.
     ///
     /// # Errors
-    /// If the address is none.
-    pub(super) fn new(base: &str, invite: Option<String>) -> anyhow::Result<Self> {
+    /// If an address is none.
+    pub(super) fn new(base: &str, origin: &str, invite: Option<String>) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().no_proxy().timeout(CALL_DEADLINE).tcp_nodelay(true).build()?;
-        let origin = Origin::parse(base).context("the server's address is no origin")?;
+        let origin = Origin::parse(origin).context("the server's address is no origin")?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned(), origin, invite })
     }
 

@@ -67,14 +67,14 @@ pub(super) async fn run(args: &CatchupArgs, target: &Target, run: &str, progress
     drop(senders);
 
     progress.say("catching up");
-    let cpu = target.cpu_time()?;
+    let cpu = target.cpu()?;
     let start = Instant::now();
-    let (link, _) = crowd::connect(&target.endpoint, 0, &mut away, &shared).await?;
+    let (link, _) = crowd::connect(target.endpoint(0), 0, &mut away, &shared).await?;
     let reader = Peer::start(link, Participant::new(away.device.account, shared.epoch, None), Rc::clone(&shared));
     shared.meter.borrow_mut().open(start, 10 * LOST_AFTER);
     reader.settled(|p| p.taken() >= args.messages && p.is_acknowledged(), &shared).await?;
     let took = start.elapsed();
-    let cpu = target.cpu_time()?.zip(cpu).map(|(after, before)| after.saturating_sub(before));
+    let cpu = target.cpu()?.since(cpu).server;
     let broken = verdict(args, &accounts, &away, &reader);
     confirm(&accounts, &away, &reader, &shared).await?;
 
@@ -131,7 +131,7 @@ async fn write_backlog(
         outbox.keep_full(share(args, n));
         Participant::new(account.device.account, shared.epoch, Some(outbox))
     };
-    let senders = crowd::connect_all(&target.endpoint, accounts, shared, &progress, participant).await?;
+    let senders = crowd::connect_all(|n| target.endpoint(n + 1), accounts, shared, &progress, participant).await?;
     let accepted = || senders.iter().map(|sender| sender.look(|p| p.outbox.as_ref().map_or(0, Outbox::accepted))).sum::<u64>();
     let mut before = 0;
     // As long as it moves it may take its time.

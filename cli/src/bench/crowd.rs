@@ -47,12 +47,12 @@ pub(super) async fn connect(endpoint: &Endpoint, n: usize, account: &mut Account
     Ok((link, welcome))
 }
 
-/// Connects every account; `participant` makes the n-th one's side.
+/// Connects every account; `endpoint` says where the n-th one goes, `participant` makes its side.
 ///
 /// # Errors
 /// If one connection fails.
-pub(super) async fn connect_all(
-    endpoint: &Endpoint,
+pub(super) async fn connect_all<'a>(
+    endpoint: impl Fn(usize) -> &'a Endpoint,
     accounts: &mut [Account],
     shared: &Rc<Shared>,
     progress: &Progress,
@@ -60,16 +60,24 @@ pub(super) async fn connect_all(
 ) -> anyhow::Result<Vec<Peer>> {
     let step = progress.step("connecting", accounts.len());
     let peers = stream::iter(accounts.iter_mut().enumerate()).map(|(n, account)| {
-        let (step, participant) = (&step, &participant);
+        let (step, endpoint, participant) = (&step, &endpoint, &participant);
         async move {
-            let (link, welcome) = connect(endpoint, n, account, shared).await?;
+            let (link, welcome) = connect(endpoint(n), n, account, shared).await?;
             let participant = participant(n, account);
-            let (wanted, allowed) =
-                (participant.outbox.as_ref().map_or(0, Outbox::window), welcome.limits.map_or(0, |limits| limits.max_sends_in_flight));
-            ensure!(wanted <= allowed as usize, "the server takes {allowed} unanswered messages on a connection, not {wanted}");
+            fits(&participant, &welcome)?;
             step.one_more();
             Ok(Peer::start(link, participant, Rc::clone(shared)))
         }
     });
     peers.buffered(AT_ONCE).try_collect().await
+}
+
+/// Whether the server allows as much under way as the participant wants.
+///
+/// # Errors
+/// If it does not.
+pub(super) fn fits(participant: &Participant, welcome: &v1::Welcome) -> anyhow::Result<()> {
+    let (wanted, allowed) = (participant.outbox.as_ref().map_or(0, Outbox::window), welcome.limits.map_or(0, |limits| limits.max_sends_in_flight));
+    ensure!(wanted <= allowed as usize, "the server takes {allowed} unanswered messages on a connection, not {wanted}");
+    Ok(())
 }

@@ -18,12 +18,12 @@ use super::{
     inbox::{Faults, Inbox},
     meter::Percentiles,
     outbox::{MIN_BODY, Outbox},
-    pacer::{self, Pacer},
+    pacer::Pacer,
     participant::Participant,
     peer::{Peer, Shared},
     progress::Progress,
     report::{self, Outcome},
-    target::Target,
+    target::{Cpu, Target},
 };
 use crate::process;
 
@@ -69,6 +69,10 @@ struct Figures {
     accepted_us: Percentiles,
     delivered_us: Percentiles,
     server_cpu_us_per_message: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    postgres_cpu_us_per_message: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis_cpu_us_per_message: Option<f64>,
     generator_cpu_us_per_message: Option<f64>,
     messages: u64,
     lost: u64,
@@ -90,7 +94,7 @@ struct Pairs {
 /// What the machine did while the window was open.
 struct Measured {
     seconds: f64,
-    server_cpu: Option<Duration>,
+    server: Cpu,
     own_cpu: Option<Duration>,
 }
 
@@ -124,7 +128,9 @@ async fn set_up(args: &DirectArgs, target: &Target, run: &str, progress: Progres
         let outbox = Outbox::new(conversations[pair], peer, args.size as usize, window, rand::random(), shared.epoch);
         Participant::new(account.device.account, shared.epoch, Some(outbox))
     };
-    let mut senders = crowd::connect_all(&target.endpoint, &mut accounts, &shared, &progress, participant).await?;
+    // Sender and reader of a pair are on different gateways, if there is more than one.
+    let endpoint = |n: usize| target.endpoint(if n < count { n } else { n - count + 1 });
+    let mut senders = crowd::connect_all(endpoint, &mut accounts, &shared, &progress, participant).await?;
     let readers = senders.split_off(count);
     Ok(Pairs { senders, readers, conversations, shared })
 }
@@ -156,24 +162,7 @@ async fn measure(args: &DirectArgs, target: &Target, pairs: &Pairs, progress: Pr
     let pacer = Pacer::start(rate, start);
     tokio::select! {
         measured = window(args, target, pairs, progress) => measured,
-        () = offer(rate, start, pacer.due.clone(), &pairs.senders) => bail!("the pacer ended"),
-    }
-}
-
-/// Hands every message to its sender when it is due, all senders in turn.
-async fn offer(rate: f64, start: Instant, mut due: tokio::sync::watch::Receiver<u64>, senders: &[Peer]) {
-    let mut next = 0_u64;
-    while due.changed().await.is_ok() {
-        let count = *due.borrow_and_update();
-        for n in next..count {
-            let sender = &senders[usize::try_from(n).unwrap_or(0) % senders.len()];
-            sender.change(|participant| {
-                if let Some(outbox) = &mut participant.outbox {
-                    outbox.offer(start + pacer::due(rate, n));
-                }
-            });
-        }
-        next = count;
+        () = pacer.offer(&pairs.senders) => bail!("the pacer ended"),
     }
 }
 
@@ -183,17 +172,17 @@ async fn window(args: &DirectArgs, target: &Target, pairs: &Pairs, progress: Pro
     pairs.shared.check()?;
     progress.say("measuring");
     let own = || process::cpu_time(std::process::id()).ok();
-    let (server_before, own_before, start) = (target.cpu_time()?, own(), Instant::now());
+    let (server_before, own_before, start) = (target.cpu()?, own(), Instant::now());
     let length = Duration::from_secs(args.seconds.into());
     pairs.shared.meter.borrow_mut().open(start, 10 * length);
     sleep(length).await;
-    let (server_after, own_after, end) = (target.cpu_time()?, own(), Instant::now());
+    let (server_after, own_after, end) = (target.cpu()?, own(), Instant::now());
     pairs.shared.meter.borrow_mut().close(end);
     for sender in &pairs.senders {
         sender.change(|participant| participant.outbox.iter_mut().for_each(Outbox::stop));
     }
     let between = |before: Option<Duration>, after: Option<Duration>| Some(after?.saturating_sub(before?));
-    Ok(Measured { seconds: (end - start).as_secs_f64(), server_cpu: between(server_before, server_after), own_cpu: between(own_before, own_after) })
+    Ok(Measured { seconds: (end - start).as_secs_f64(), server: server_after.since(server_before), own_cpu: between(own_before, own_after) })
 }
 
 /// Waits until everything accepted has been delivered and acknowledged, or can be called lost.
@@ -240,7 +229,9 @@ fn report(args: &DirectArgs, pairs: &Pairs, measured: &Measured) -> anyhow::Resu
         accepted_per_s: report::per_second(meter.accepted, measured.seconds),
         accepted_us: meter.accepted_latencies.percentiles(),
         delivered_us: meter.delivered_latencies.percentiles(),
-        server_cpu_us_per_message: per_message(measured.server_cpu),
+        server_cpu_us_per_message: per_message(measured.server.server),
+        postgres_cpu_us_per_message: per_message(measured.server.postgres),
+        redis_cpu_us_per_message: per_message(measured.server.redis),
         generator_cpu_us_per_message: per_message(measured.own_cpu),
         messages,
         lost: broken.lost,
@@ -262,15 +253,20 @@ fn title(args: &DirectArgs) -> String {
 fn rows(figures: &Figures) -> report::Rows {
     let cpu = |us: Option<f64>| us.map_or_else(|| "unknown (give --server-pid)".to_owned(), |us| format!("{us} us per message"));
     let broken = Faults { lost: figures.lost, duplicated: figures.duplicated, misordered: figures.misordered };
-    vec![
+    let mut rows = vec![
         ("delivered", format!("{} per second", report::count(report::whole(figures.delivered_per_s)))),
         ("accepted", format!("{} per second", report::count(report::whole(figures.accepted_per_s)))),
         ("until accepted", report::latency(figures.accepted_us)),
         ("until delivered", report::latency(figures.delivered_us)),
         ("server CPU", cpu(figures.server_cpu_us_per_message)),
         ("generator CPU", cpu(figures.generator_cpu_us_per_message)),
+    ];
+    let services = [("PostgreSQL CPU", figures.postgres_cpu_us_per_message), ("Redis CPU", figures.redis_cpu_us_per_message)];
+    rows.extend(services.into_iter().filter(|(_, us)| us.is_some()).map(|(name, us)| (name, cpu(us))));
+    rows.extend([
         ("messages in all", report::count(figures.messages)),
         ("lost / duplicated / misordered", report::faults(broken)),
         ("unanswered / refused / repeated", format!("{} / {} / {}", figures.unanswered, figures.refused, figures.repeated_on_the_wire)),
-    ]
+    ]);
+    rows
 }

@@ -68,7 +68,7 @@ pub(super) async fn run(args: &IdleArgs, target: &Target, run: &str, progress: P
         let outbox = Outbox::new(conversation, peer, BODY_BYTES, 1, rand::random(), shared.epoch);
         Participant::new(account.device.account, shared.epoch, Some(outbox))
     };
-    let peers = crowd::connect_all(&target.endpoint, &mut accounts, &shared, &progress, participant).await?;
+    let peers = crowd::connect_all(|n| target.endpoint(n), &mut accounts, &shared, &progress, participant).await?;
     let last_connect = Instant::now();
     progress.say("each sends and receives a message");
     for peer in &peers {

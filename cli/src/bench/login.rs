@@ -13,7 +13,7 @@ use super::{
     peer::Shared,
     progress::Progress,
     report::{self, Outcome},
-    target::Target,
+    target::{Cpu, Target},
 };
 
 /// The challenge logins are run for at most this long.
@@ -93,14 +93,14 @@ fn rows(figures: &Figures) -> report::Rows {
 }
 
 async fn by_token(target: &Target, accounts: &mut [Account], shared: &Shared, length: Duration) -> anyhow::Result<Phase> {
-    let (start, cpu) = (Instant::now(), target.cpu_time()?);
+    let (start, cpu) = (Instant::now(), target.cpu()?);
     let workers = accounts.chunks_mut(ACCOUNTS_PER_WORKER).enumerate().map(|(n, own)| async move {
         let mut latencies = Vec::new();
         let mut turn = 0;
         while start.elapsed() < length {
             let account = &mut own[turn % ACCOUNTS_PER_WORKER];
             let began = Instant::now();
-            let (link, _) = crowd::connect(&target.endpoint, n, account, shared).await?;
+            let (link, _) = crowd::connect(target.endpoint(n), n, account, shared).await?;
             latencies.push(began.elapsed());
             link.close().await;
             turn += 1;
@@ -112,7 +112,7 @@ async fn by_token(target: &Target, accounts: &mut [Account], shared: &Shared, le
 }
 
 async fn by_challenge(target: &Target, accounts: &[Account], length: Duration) -> anyhow::Result<Phase> {
-    let (start, cpu) = (Instant::now(), target.cpu_time()?);
+    let (start, cpu) = (Instant::now(), target.cpu()?);
     let workers = accounts.chunks(ACCOUNTS_PER_WORKER).map(|own| async move {
         let mut latencies = Vec::new();
         let mut turn = 0;
@@ -128,9 +128,9 @@ async fn by_challenge(target: &Target, accounts: &[Account], length: Duration) -
     phase(latencies, start, cpu, target)
 }
 
-fn phase(all: Vec<Vec<Duration>>, start: Instant, cpu: Option<Duration>, target: &Target) -> anyhow::Result<Phase> {
+fn phase(all: Vec<Vec<Duration>>, start: Instant, cpu: Cpu, target: &Target) -> anyhow::Result<Phase> {
     let seconds = start.elapsed().as_secs_f64();
-    let cpu = target.cpu_time()?.zip(cpu).map(|(after, before)| after.saturating_sub(before));
+    let cpu = target.cpu()?.since(cpu).server;
     let mut latencies = Latencies::new();
     let mut count = 0;
     for latency in all.into_iter().flatten() {

@@ -19,6 +19,7 @@ mod participant;
 mod peer;
 mod progress;
 mod report;
+mod storm;
 mod target;
 mod ws;
 
@@ -50,6 +51,8 @@ enum What {
     Login(Run<login::LoginArgs>),
     /// How long a device that was away takes to catch up
     Catchup(Run<catchup::CatchupArgs>),
+    /// A gateway dies: how soon its devices are back elsewhere, with nothing missing (--spawn-cluster)
+    Storm(Run<storm::StormArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -79,8 +82,9 @@ async fn dispatch(what: What) -> anyhow::Result<ExitCode> {
         What::Idle(run) => (&run.target, run.json),
         What::Login(run) => (&run.target, run.json),
         What::Catchup(run) => (&run.target, run.json),
+        What::Storm(run) => (&run.target, run.json),
     };
-    let target = Target::resolve(target).await?;
+    let mut target = Target::resolve(target).await?;
     // Names of one run are of that run alone, so that runs against one server do not meet.
     let run = format!("b{:08x}", rand::random::<u32>());
     let outcome = match what {
@@ -88,6 +92,7 @@ async fn dispatch(what: What) -> anyhow::Result<ExitCode> {
         What::Idle(args) => idle::run(&args.args, &target, &run, progress).await,
         What::Login(args) => login::run(&args.args, &target, &run, progress).await,
         What::Catchup(args) => catchup::run(&args.args, &target, &run, progress).await,
+        What::Storm(args) => storm::run(&args.args, &mut target, &run, progress).await,
     };
     progress.clear();
     let ended = target.end().await;

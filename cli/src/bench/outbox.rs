@@ -147,6 +147,11 @@ impl Outbox {
         self.refusals
     }
 
+    /// The connection is another one: what has no answer is sent again, from the oldest on.
+    pub(super) fn reconnected(&mut self, now: Instant) {
+        self.flow = if self.unresolved.is_empty() { Flow::Open } else { Flow::Waiting(now) };
+    }
+
     /// When something is to be done without any input.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         if let Flow::Waiting(at) = self.flow { Some(at) } else { None }

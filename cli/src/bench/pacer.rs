@@ -12,6 +12,8 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::peer::Peer;
+
 /// The thread never sleeps longer than this, so that it ends soon after it is told to.
 const LONGEST_NAP: Duration = Duration::from_millis(50);
 
@@ -31,10 +33,12 @@ fn count_due(rate: f64, since: Duration) -> u64 {
 /// Counts the messages that are due. Its thread ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Pacer {
+    rate: f64,
+    start: Instant,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     /// How many messages have come due so far.
-    pub(super) due: watch::Receiver<u64>,
+    due: watch::Receiver<u64>,
 }
 
 impl Pacer {
@@ -51,7 +55,24 @@ impl Pacer {
                 thread::sleep(next.min(LONGEST_NAP));
             }
         });
-        Self { stop, thread: Some(thread), due }
+        Self { rate, start, stop, thread: Some(thread), due }
+    }
+
+    /// Hands every message to its sender when it is due, all senders in turn. Does not end while this exists.
+    pub(super) async fn offer(&self, senders: &[Peer]) {
+        let (mut due, mut next) = (self.due.clone(), 0_u64);
+        while due.changed().await.is_ok() {
+            let count = *due.borrow_and_update();
+            for n in next..count {
+                let sender = &senders[usize::try_from(n).unwrap_or(0) % senders.len()];
+                sender.change(|participant| {
+                    if let Some(outbox) = &mut participant.outbox {
+                        outbox.offer(self.start + self::due(self.rate, n));
+                    }
+                });
+            }
+            next = count;
+        }
     }
 }
 

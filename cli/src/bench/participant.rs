@@ -54,6 +54,8 @@ pub(super) struct Participant {
     arrived: Vec<Instant>,
     hole_since: Option<Instant>,
     next_page: u64,
+    /// When the server last said that nothing is missing any more, on this connection.
+    pub(super) caught_up: Option<Instant>,
     /// What this device sends, if anything.
     pub(super) outbox: Option<Outbox>,
     /// A request to send next.
@@ -73,6 +75,7 @@ impl Participant {
             arrived: Vec::new(),
             hole_since: None,
             next_page: PAGE_REQUEST,
+            caught_up: None,
             outbox,
             request: None,
             states: Vec::new(),
@@ -92,6 +95,13 @@ impl Participant {
     /// Whether everything received has been acknowledged.
     pub(super) fn is_acknowledged(&self) -> bool {
         self.moved.is_empty() && self.arrived.is_empty()
+    }
+
+    /// The connection is another one: acknowledgements that may have been lost with the last one are said again, and so are messages without an answer.
+    pub(super) fn reconnected(&mut self, now: Instant) {
+        self.caught_up = None;
+        self.moved = self.inboxes.keys().copied().collect();
+        self.outbox.iter_mut().for_each(|outbox| outbox.reconnected(now));
     }
 
     /// Takes one frame.
@@ -114,9 +124,11 @@ impl Participant {
                 Ok(())
             }
             Kind::Goodbye(bye) => Err(Fault::Goodbye(bye.reason().as_str_name())),
-            Kind::CaughtUp(_) | Kind::Watermarks(_) | Kind::PeerTyping(_) | Kind::Presence(_) | Kind::KeysLow(_) | Kind::DeviceListChanged(_) => {
+            Kind::CaughtUp(_) => {
+                self.caught_up = Some(now);
                 Ok(())
             }
+            Kind::Watermarks(_) | Kind::PeerTyping(_) | Kind::Presence(_) | Kind::KeysLow(_) | Kind::DeviceListChanged(_) => Ok(()),
             Kind::Welcome(_) | Kind::Done(_) | Kind::Pong(_) => Err(Fault::Protocol("an answer to nothing")),
         }
     }

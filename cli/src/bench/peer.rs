@@ -104,11 +104,32 @@ impl Drop for Peer {
 impl Peer {
     /// Starts the task of a connection that `Welcome` has answered. Must be called within a `LocalSet`.
     pub(super) fn start(link: Link, participant: Participant, shared: Rc<Shared>) -> Self {
+        Self::start_with(link, participant, shared, async |error| Err(error))
+    }
+
+    /// The same; `again` gives another connection in the place of one that failed, or an error that ends the run.
+    pub(super) fn start_with(
+        link: Link,
+        participant: Participant,
+        shared: Rc<Shared>,
+        mut again: impl AsyncFnMut(PeerError) -> Result<Link, PeerError> + 'static,
+    ) -> Self {
         let handle = Rc::new(Handle { participant: RefCell::new(participant), waker: RefCell::default() });
         let mut pump = Pump { link, handle: Rc::clone(&handle), shared: Rc::clone(&shared), timer: None };
         let task = tokio::task::spawn_local(async move {
-            let Err(error) = poll_fn(|cx| pump.poll(cx)).await;
-            shared.failure.borrow_mut().get_or_insert(error.to_string());
+            loop {
+                let Err(error) = poll_fn(|cx| pump.poll(cx)).await;
+                match again(error).await {
+                    Ok(link) => {
+                        pump.link = link;
+                        pump.handle.participant.borrow_mut().reconnected(Instant::now());
+                    }
+                    Err(error) => {
+                        shared.failure.borrow_mut().get_or_insert(error.to_string());
+                        return;
+                    }
+                }
+            }
         });
         Self { handle, task }
     }

@@ -1,12 +1,13 @@
 //! `kith demo`: a server, two people, a crash, and every promise checked on the way.
 //!
-//! The server is a process of its own and is really killed; alice and bob are real SDK clients with a folder each. A broken promise is an error.
+//! The server is a process of its own and is really killed; alice and bob are real SDK clients with a folder each. A broken promise is an error. With
+//! `--cluster` the server is a fleet: PostgreSQL, Redis and two gateways, and alice's gateway is killed for good.
 
 mod person;
+mod stage;
 mod transcript;
 
 use std::{
-    net::SocketAddr,
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
@@ -17,8 +18,8 @@ use clap::Args;
 use kith_client::{Client, ConversationId, Tick};
 use tokio::time::timeout;
 
-use crate::server_child::ServerChild;
 use person::{Person, within};
+use stage::Stage;
 use transcript::Transcript;
 
 /// The whole demonstration ends by then, one way or the other.
@@ -34,6 +35,9 @@ pub(crate) struct DemoArgs {
     /// How many messages alice and bob send each other while the server is killed
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=5_000))]
     messages: u32,
+    /// Play it on a fleet: PostgreSQL and Redis from this machine's packages, two gateways, one of which dies
+    #[arg(long)]
+    cluster: bool,
 }
 
 /// Runs the demonstration.
@@ -51,30 +55,28 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 
 async fn play(args: &DemoArgs, folder: &Path) -> anyhow::Result<()> {
     let t = Transcript::new();
-    t.title("kith demo: one server, two people, and a crash");
-    let data = folder.join("server");
-    let server = ServerChild::start(&data, SocketAddr::from(([127, 0, 0, 1], 0)), &[]).await?;
-    t.explain("A server of its own: one process, one folder, nothing to configure.");
-    let ready = server.started_in().as_millis();
-    t.event(&format!("the server listens on http://{} (process {}, ready after {ready} ms)", server.address(), server.pid()));
-
-    let url = format!("http://{}", server.address());
+    let stage = if args.cluster { Stage::fleet(t).await? } else { Stage::one_server(t, &folder.join("server")).await? };
+    let url = stage.url();
     t.explain("Two people register. Their keys are made on their own devices and never leave them.");
+    stage.leads_to_first();
     let mut alice = Person::register("alice", &url, folder.join("alice")).await?;
+    alice.online().await?;
     t.event("alice has joined");
+    stage.leads_to_last();
     let mut bob = Person::register("bob", &url, folder.join("bob")).await?;
+    bob.online().await?;
     t.event("bob has joined");
     bob.leave().await?;
     t.event("bob closes his laptop");
 
     let conversation = first_words(t, &mut alice, &mut bob).await?;
     compare_safety_numbers(t, &alice, &bob, conversation).await?;
-    let server = crash(t, args.messages, server, &data, &mut alice, &mut bob, conversation).await?;
+    let stage = crash(t, args.messages, stage, &mut alice, &mut bob, conversation).await?;
     all_is_read(t, &alice, &bob, conversation).await?;
 
     alice.leave().await?;
     bob.leave().await?;
-    server.stop().await
+    stage.end().await
 }
 
 /// A first message while bob is away, his reply, and the ticks.
@@ -124,46 +126,39 @@ async fn compare_safety_numbers(t: Transcript, alice: &Person, bob: &Person, con
     Ok(())
 }
 
-/// Both send at once; the server is killed in the middle and started again on the same folder.
+/// Both send at once, and in the middle of it what alice is connected to is killed.
 async fn crash(
     t: Transcript,
     messages: u32,
-    server: ServerChild,
-    data: &Path,
+    mut stage: Stage,
     alice: &mut Person,
     bob: &mut Person,
     conversation: ConversationId,
-) -> anyhow::Result<ServerChild> {
-    t.explain(&format!("Now both write {messages} messages at once, and in the middle of it the server is killed with SIGKILL."));
+) -> anyhow::Result<Stage> {
+    t.explain(&format!("Now both write {messages} messages at once, and in the middle of it {} is killed with SIGKILL.", stage.victim()));
     let began = Instant::now();
     let (from_alice, from_bob) = (alice.client(), bob.client());
     let (hers, his) = (alice.name, bob.name);
     let sending = async { tokio::try_join!(write_all(&from_alice, conversation, hers, messages), write_all(&from_bob, conversation, his, messages)) };
     let half = messages / KILL_AT;
-    let address = server.address();
     let reading = async {
         let bob_reads = read_all(t, bob, hers, 1..=messages);
         let alice_reads = async {
             read_all(t, alice, his, 1..=half).await?;
-            t.event(&format!("the server is killed (process {}), {} of bob's messages have arrived so far", server.pid(), half));
-            server.kill().await?;
+            t.event(&format!("{} is killed (process {}), {half} of bob's messages have arrived so far", stage.victim(), stage.victim_pid()));
+            stage.strike().await?;
             alice.disconnected().await?;
             t.event("alice notices; what she writes waits in her outbox");
-            let server = ServerChild::start(data, address, &[]).await?;
-            t.event(&format!(
-                "the server is started again on the same folder (process {}, ready after {} ms)",
-                server.pid(),
-                server.started_in().as_millis()
-            ));
+            stage.mend(t).await?;
             read_all(t, alice, his, half + 1..=messages).await?;
-            anyhow::Ok(server)
+            anyhow::Ok(stage)
         };
         tokio::try_join!(alice_reads, bob_reads)
     };
-    let (_, (server, ())) = tokio::try_join!(sending, reading)?;
+    let (_, (stage, ())) = tokio::try_join!(sending, reading)?;
     let seconds = began.elapsed().as_secs_f64();
     t.event(&format!("{} messages, each exactly once and in order, in {seconds:.1} s with the crash", 2 * messages));
-    Ok(server)
+    Ok(stage)
 }
 
 fn numbered(who: &str, number: u32) -> String {
