@@ -6,6 +6,11 @@
 //!
 //! A gateway lives by a lease. Its sessions vanish for everybody at the instant that the lease ends, however many they are: a place that names a
 //! gateway without a lease is no place.
+//!
+//! [`memory`] is the directory of one process.
+
+pub mod memory;
+mod stale;
 
 use std::fmt;
 
@@ -90,6 +95,9 @@ pub trait SessionDirectory: Send + Sync + fmt::Debug {
 
     /// Where the devices of these accounts are, in the order asked; places at gateways without a lease may be among them and the caller drops those that are not in
     /// the last [`Renewal`]. What was returned is good until a [`Stale`] says otherwise.
+    ///
+    /// Every change that the answer does not show is told after this was called, perhaps before it has returned. So a caller keeps what it found only if nothing
+    /// stale that concerns it was told in between.
     async fn find(&self, accounts: &[AccountId]) -> Result<Vec<Vec<Place>>, DirectoryError>;
 
     /// Renews this gateway's lease, and makes it known the first time. To be called about every third of the lease.
