@@ -208,3 +208,54 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sessions::conformance::{Fixture, address, conformance_tests, each};
+
+    /// Each gateway may have a lease of its own.
+    struct Memory(Hub);
+
+    #[async_trait(?Send)]
+    impl Fixture for Memory {
+        async fn new() -> Self {
+            Self(Hub::new(Duration::ZERO))
+        }
+
+        async fn join(&self, gateway: GatewayId, lease: Duration) -> Arc<dyn SessionDirectory> {
+            Arc::new(Hub { lease, state: Arc::clone(&self.0.state) }.join(gateway, address(gateway)))
+        }
+
+        async fn flush(&self) {
+            self.0.forget();
+        }
+
+        async fn pause(&self) {
+            self.0.set_away(true);
+        }
+
+        async fn resume(&self) {
+            self.0.set_away(false);
+        }
+
+        async fn cut(&self) {
+            self.0.set_away(true);
+            self.0.set_away(false);
+        }
+    }
+
+    conformance_tests!(Memory);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_lasts_as_long_as_promised() {
+        let hub = Hub::new(Duration::from_secs(10));
+        let [one, two] = [1, 2].map(|id| hub.join(GatewayId(id), address(GatewayId(id))));
+        assert!(one.renew().await.unwrap().anew);
+        tokio::time::advance(Duration::from_millis(9_999)).await;
+        assert_eq!(two.renew().await.unwrap().gateways.len(), 2);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(two.renew().await.unwrap().gateways.len(), 1);
+        assert!(one.renew().await.unwrap().anew);
+    }
+}

@@ -7,9 +7,12 @@
 //! A gateway lives by a lease. Its sessions vanish for everybody at the instant that the lease ends, however many they are: a place that names a
 //! gateway without a lease is no place.
 //!
-//! [`memory`] is the directory of one process.
+//! [`memory`] is the directory of one process, [`redis`] the one that many share.
 
+#[cfg(test)]
+mod conformance;
 pub mod memory;
+pub mod redis;
 mod stale;
 
 use std::fmt;
