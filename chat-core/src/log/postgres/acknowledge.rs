@@ -1,8 +1,8 @@
 //! Cursors and read marks. What many devices say is written by one statement; under load it waits a little, so that what is said of one cursor several
 //! times is written once.
 //!
-//! The commit does not wait for the disk: what a crash takes back is delivered again. Nothing is purged by a cursor that could be taken back, because the
-//! commit of a purge does wait, and the log of PostgreSQL is written in order.
+//! The commit does not wait for the disk: what a crash takes back is delivered again. Nothing is purged by a cursor that could be taken back: the log of
+//! PostgreSQL is written in order, so a crash that takes back the cursor takes back the purge as well, which came later.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -26,8 +26,9 @@ use crate::{
     log::{LogError, Purged, retention::Retention},
 };
 
-/// Conversations in one transaction: its locks hold up appends to them for as long as it takes.
-const CONVERSATIONS: usize = 64;
+/// Conversations in one transaction. Its locks hold up appends to them for as long as it takes, and with them everything that waits behind these appends: few,
+/// so that it is about a millisecond.
+const CONVERSATIONS: usize = 8;
 /// Rows of one conversation deleted in one transaction.
 const ROWS: i64 = 512;
 /// What was acknowledged is looked at so often.

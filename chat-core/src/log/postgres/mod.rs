@@ -157,7 +157,7 @@ impl PostgresLog {
         tasks.push(tokio::spawn(porter.run()));
         let keeper = Keeper {
             queue: Arc::clone(&log.keeper),
-            session: session("keeper", Commit::Durable),
+            session: session("keeper", Commit::Behind),
             chores,
             clock: options.clock.clone(),
             retention: Retention::new(options.retention_ms, options.clock.now_ms()),
