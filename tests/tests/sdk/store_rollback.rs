@@ -1,19 +1,52 @@
 //! A21: a store copied back from an older backup is noticed before anything is sent with its old keys, and the conversation goes on.
 
-use std::{collections::HashSet, fs};
+use std::{collections::HashSet, fs, path::PathBuf};
 
 use anyhow::ensure;
-use kith_client::{Arrival, EntryBody, NoticeKind};
+use kith_client::{Arrival, ConversationId, EntryBody, NoticeKind};
 use kith_proto::v1::Send;
 use kith_tests::{
     Story,
     identity::random,
-    recorder::no_key_was_used_twice,
+    recorder::{Recorder, no_key_was_used_twice},
     sdk::{SOON, User, copy_folder},
+    server::Server,
     wait,
 };
+use tempfile::TempDir;
 
 use crate::tapped;
+
+/// Two people who have written to one another, and a backup of alice's store from then. Alice is closed.
+struct World {
+    _server: Server,
+    tap: Recorder,
+    _folder: TempDir,
+    home: PathBuf,
+    backup: PathBuf,
+    chat: ConversationId,
+    alice_name: String,
+    bob_name: String,
+    bob: User,
+}
+
+async fn backed_up() -> anyhow::Result<World> {
+    let folder = tempfile::tempdir()?;
+    let (home, backup) = (folder.path().join("alice"), folder.path().join("backup"));
+    let (server, tap) = tapped().await?;
+    let tag = hex::encode(random::<4>());
+    let (alice_name, bob_name) = (format!("alice-{tag}"), format!("bob-{tag}"));
+    let mut alice = User::register(&tap.origin(), &home, &alice_name).await?;
+    let mut bob = User::register(&tap.origin(), &folder.path().join("bob"), &bob_name).await?;
+    let chat = alice.say(&bob_name, "before the backup").await?;
+    bob.hears("before the backup").await?;
+    bob.say(&alice_name, "answer before the backup").await?;
+    alice.hears("answer before the backup").await?;
+    alice.client.shutdown().await;
+    drop(alice);
+    copy_folder(&home, &backup)?;
+    Ok(World { _server: server, tap, _folder: folder, home, backup, chat, alice_name, bob_name, bob })
+}
 
 /// The sessions (bytes 2 to 10 of a slice) used in sends to somebody.
 fn sessions(sends: &[Send], to: &[u8]) -> HashSet<Vec<u8>> {
@@ -23,21 +56,8 @@ fn sessions(sends: &[Send], to: &[u8]) -> HashSet<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a21_a_store_copied_back_is_noticed_and_no_key_is_used_again() -> Story {
-    let folder = tempfile::tempdir()?;
-    let (home, backup) = (folder.path().join("alice"), folder.path().join("backup"));
-    let (_server, tap) = tapped().await?;
-    let tag = hex::encode(random::<4>());
-    let (alice_name, bob_name) = (format!("alice-{tag}"), format!("bob-{tag}"));
-    let mut alice = User::register(&tap.origin(), &home, &alice_name).await?;
-    let mut bob = User::register(&tap.origin(), &folder.path().join("bob"), &bob_name).await?;
+    let World { _server, tap, _folder, home, backup, alice_name, bob_name, mut bob, .. } = backed_up().await?;
     let bobs_account = bob.client.me().account;
-    alice.say(&bob_name, "before the backup").await?;
-    bob.hears("before the backup").await?;
-    bob.say(&alice_name, "answer before the backup").await?;
-    alice.hears("answer before the backup").await?;
-    alice.client.shutdown().await;
-    drop(alice);
-    copy_folder(&home, &backup)?;
 
     let mut alice = User::open(&tap.origin(), &home).await?;
     for text in ["after the backup 1", "after the backup 2", "after the backup 3"] {
@@ -71,20 +91,7 @@ async fn a21_a_store_copied_back_is_noticed_and_no_key_is_used_again() -> Story 
 /// What Bob said while the store was away was sealed for sessions that the old store does not have. It is asked for again, and comes once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a21_what_a_rolled_back_store_cannot_open_is_repaired_once_and_in_order() -> Story {
-    let folder = tempfile::tempdir()?;
-    let (home, backup) = (folder.path().join("alice"), folder.path().join("backup"));
-    let (_server, tap) = tapped().await?;
-    let tag = hex::encode(random::<4>());
-    let (alice_name, bob_name) = (format!("alice-{tag}"), format!("bob-{tag}"));
-    let mut alice = User::register(&tap.origin(), &home, &alice_name).await?;
-    let mut bob = User::register(&tap.origin(), &folder.path().join("bob"), &bob_name).await?;
-    let chat = alice.say(&bob_name, "before the backup").await?;
-    bob.hears("before the backup").await?;
-    bob.say(&alice_name, "answer before the backup").await?;
-    alice.hears("answer before the backup").await?;
-    alice.client.shutdown().await;
-    drop(alice);
-    copy_folder(&home, &backup)?;
+    let World { _server, tap, _folder, home, backup, chat, alice_name, bob_name, mut bob } = backed_up().await?;
 
     let mut alice = User::open(&tap.origin(), &home).await?;
     alice.say(&bob_name, "after the backup").await?;

@@ -82,15 +82,17 @@ async fn the_server_is_killed_under_load() {
     two_accounts(&database.url()).await;
     let Gateway { log, resolved } = gateway(&database.url(), |options| options.settle_within = Duration::from_secs(60)).await;
     let mut gateway = Gateway { log: Arc::clone(&log), resolved };
+    let (rounds, mut done) = tokio::sync::watch::channel(0);
     let sender = tokio::spawn(async move {
         let mut outcomes = Vec::new();
         for round in 0..200 {
             outcomes.extend(gateway.send(messages(round * 50..round * 50 + 50)).await);
+            let _ = rounds.send(round);
         }
         (gateway, outcomes)
     });
-    for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    for at in [20, 70, 120] {
+        done.wait_for(|round| *round >= at).await.unwrap();
         server.kill().await.unwrap();
         server.restart().await.unwrap();
     }

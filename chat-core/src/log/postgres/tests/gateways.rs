@@ -145,8 +145,10 @@ async fn devices_change_under_appends() {
         link(&postgres, d).await;
     }
     let mut tasks = JoinSet::new();
+    let (progress, mut appended) = tokio::sync::watch::channel(0);
     for g in 0..2_u32 {
         let mut gateway = gateway(&database.url(), |_| {}).await;
+        let progress = progress.clone();
         tasks.spawn(async move {
             let (mut sent, mut to) = (0, vec![device(2, 1)]);
             let mut id = g * 1_000_000;
@@ -154,7 +156,10 @@ async fn devices_change_under_appends() {
                 id += 1;
                 let outcome = gateway.send(vec![append_from(device(1, 1), 2, id, &to)]).await.remove(0).1;
                 match outcome {
-                    Outcome::Accepted { .. } => sent += 1,
+                    Outcome::Accepted { .. } => {
+                        sent += 1;
+                        progress.send_modify(|all| *all += 1);
+                    }
                     Outcome::Refused(crate::log::Refusal::DevicesChanged { missing, extra }) => {
                         to.retain(|d| !extra.contains(d));
                         to.extend(missing);
@@ -167,7 +172,9 @@ async fn devices_change_under_appends() {
         });
     }
     for n in 2..=6 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // In the middle of it.
+        let before = *appended.borrow_and_update();
+        appended.wait_for(|all| *all >= before + 20).await.unwrap();
         link(&postgres, device(2, n)).await;
         if n % 2 == 0 && n > 2 {
             revoke(&postgres, device(2, n - 1)).await;

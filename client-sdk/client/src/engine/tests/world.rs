@@ -3,11 +3,11 @@
 use super::super::{Command, Engine, Fetch, FetchAnswer, Input, Parts, Published};
 use crate::builder::Registration;
 use crate::fault::{FaultHook, FaultPoint};
-use crate::model::{ConnectionState, Conversation, Entry, Notice, StopReason};
+use crate::model::{ConnectionState, StopReason};
 use crate::server::ServerError;
+use crate::start;
 use crate::statements::{AccountHistory, Step, certificate_to_wire};
-use crate::store::{Reader, Store};
-use crate::{start, timeline};
+use crate::store::Store;
 use kith_crypto::device::SignedCertificate;
 use kith_crypto::device_list::SignedDeviceList;
 use kith_crypto::identity::RecoveryKey;
@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 mod acts;
+mod looks;
 
 /// Counts down to a crash at one point; negative for never.
 #[derive(Clone)]
@@ -557,36 +558,6 @@ impl World {
                 assert!(before == slice.data || r(&before) != r(&slice.data), "a message key was used twice");
             }
         }
-    }
-
-    fn reader(&self, at: usize) -> Reader {
-        self.phones[at].engine.as_ref().unwrap().store.reader().unwrap()
-    }
-
-    pub(super) fn history(&self, at: usize, conversation: ConversationId) -> Vec<Entry> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let published = &self.phones[at].published;
-        runtime.block_on(timeline::history(published, &self.reader(at), conversation, None, 5_000)).unwrap()
-    }
-
-    pub(super) fn texts(&self, at: usize, conversation: ConversationId) -> Vec<String> {
-        self.history(at, conversation).iter().filter_map(|entry| entry.text().map(str::to_owned)).collect()
-    }
-
-    pub(super) fn notices(&self, at: usize) -> Vec<Notice> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut notices = timeline::notices(self.phones[at].published.clone(), self.reader(at), 0);
-        runtime.block_on(async {
-            let mut all = Vec::new();
-            while let Ok(Some(notice)) = tokio::time::timeout(std::time::Duration::from_millis(200), notices.next()).await {
-                all.push(notice);
-            }
-            all
-        })
-    }
-
-    pub(super) fn shown(&self, at: usize, id: ConversationId) -> Conversation {
-        self.phones[at].published.conversation(id).unwrap()
     }
 }
 
