@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use kith_harness::{Database, Postgres, Redis};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -33,6 +34,9 @@ pub const DROP_DELIVERIES: &str = "KITH_SESSIONS_DROP_DELIVERIES";
 /// Limits that many people behind one address would run into. Stories about limits ask for the server's own.
 const WIDE_LIMITS: &[(&str, &str)] = &[("KITH_LIMITS_ENFORCED", "false")];
 
+/// `cluster` lets every story be played on PostgreSQL and Redis, but for those about the embedded database itself. `cargo xtask test` plays them both ways.
+const SHAPE: &str = "KITH_TEST_SHAPE";
+
 /// A server with a folder and an address that stay the same over restarts.
 #[derive(Debug)]
 pub struct Server {
@@ -41,6 +45,28 @@ pub struct Server {
     settings: Vec<(String, String)>,
     faults: Option<Faults>,
     child: Option<Child>,
+    /// Dropped after the server.
+    services: Option<Services>,
+}
+
+/// What a server of a fleet stands on: a database of its own and a Redis of its own.
+#[derive(Debug)]
+struct Services {
+    database: Database,
+    redis: Redis,
+}
+
+impl Services {
+    async fn start() -> anyhow::Result<Self> {
+        let database = Postgres::shared().database().await;
+        let config = kith_gateway::config::Config::from_parts(None, [("KITH_POSTGRES_URL".to_owned(), database.url())])?;
+        kith_gateway::migrate(&config).await?;
+        Ok(Self { database, redis: Redis::start().await? })
+    }
+
+    fn settings(&self) -> [(String, String); 2] {
+        [("KITH_POSTGRES_URL".to_owned(), self.database.url()), ("KITH_REDIS_URL".to_owned(), self.redis.url())]
+    }
 }
 
 /// How to start a server.
@@ -107,9 +133,16 @@ impl Options {
             Some((leak, seed)) => Some(Faults::torn_power_cut(&data, leak, seed)),
             None => self.disk.then(|| Faults::none(&data)),
         };
+        // Faults of the disk are faults of the embedded database's disk.
+        let services = match env::var(SHAPE) {
+            Ok(shape) if shape == "cluster" && faults.is_none() => Some(Services::start().await?),
+            Ok(shape) if shape != "cluster" => bail!("{SHAPE} is {shape:?}, and there is only \"cluster\" besides the embedded shape"),
+            _ => None,
+        };
         let limits = if self.own_limits { &[] } else { WIDE_LIMITS };
-        let settings = limits.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(self.settings).collect();
-        let mut server = Server { home, port, settings, faults, child: None };
+        let mut settings: Vec<_> = limits.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(self.settings).collect();
+        settings.extend(services.iter().flat_map(Services::settings));
+        let mut server = Server { home, port, settings, faults, child: None, services };
         server.start().await?;
         Ok(server)
     }

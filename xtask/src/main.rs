@@ -36,6 +36,8 @@ enum Command {
     Services,
     /// All Rust tests: unit, property, scenario and documentation tests
     Unit,
+    /// The stories of whole systems on PostgreSQL and Redis
+    Cluster,
     /// Documentation, warnings refused
     Doc,
     /// The committed test vectors are what the independent Python implementation makes
@@ -67,11 +69,12 @@ fn main() -> ExitCode {
         Command::Build => steps::build(),
         Command::Services => return report::run_all(&[steps::build(), steps::services()], Duration::from_secs(40 * 60)),
         Command::Unit => return report::run_all(&[steps::build(), steps::services(), steps::unit()], Duration::from_secs(40 * 60)),
+        Command::Cluster => return report::run_all(&[steps::build(), steps::services(), steps::cluster()], Duration::from_secs(40 * 60)),
         Command::Doc => steps::doc(),
         Command::Vectors => steps::vectors(),
         Command::Model => steps::model(),
         Command::Conformance => return report::run_all(&[steps::build(), steps::conformance()], Duration::from_secs(40 * 60)),
-        Command::Demo => return report::run_all(&[steps::build(), steps::demo()], Duration::from_secs(40 * 60)),
+        Command::Demo => return report::run_all(&[steps::build(), steps::services(), steps::demo()], Duration::from_secs(40 * 60)),
         Command::Fuzz { seconds, target } => steps::fuzz(seconds, target),
         Command::Bench => steps::bench(),
     };

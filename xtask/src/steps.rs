@@ -16,7 +16,20 @@ use crate::{
 
 /// Everything that must pass, the cheap and telling steps first.
 pub(crate) fn everything() -> Vec<Step> {
-    vec![fmt(), build(), services(), unit(), clippy(), doc(), vectors(), model(), conformance(), demo(), fuzz(fuzzing::DEFAULT_SECONDS, None)]
+    vec![
+        fmt(),
+        build(),
+        services(),
+        unit(),
+        cluster(),
+        clippy(),
+        doc(),
+        vectors(),
+        model(),
+        conformance(),
+        demo(),
+        fuzz(fuzzing::DEFAULT_SECONDS, None),
+    ]
 }
 
 fn step(name: &'static str, minutes: u64, run: impl Fn(Deadline) -> anyhow::Result<()> + 'static) -> Step {
@@ -51,6 +64,16 @@ pub(crate) fn unit() -> Step {
     })
 }
 
+/// The stories of whole systems once more, on PostgreSQL and Redis. Those about the embedded database's own disk have been told by `unit`.
+pub(crate) fn cluster() -> Step {
+    let stories = ["--test", "server", "--test", "sdk", "--test", "faults"];
+    step("cluster", 15, move |deadline| {
+        let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
+        test.args(stories).args(["--", "--skip", "shim", "--skip", "kill_under_load", "--skip", "disk_full"]);
+        run(test.env("KITH_TEST_SHAPE", "cluster"), deadline)
+    })
+}
+
 pub(crate) fn doc() -> Step {
     step("doc", 5, |deadline| run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"), deadline))
 }
@@ -76,26 +99,28 @@ pub(crate) fn conformance() -> Step {
 }
 
 pub(crate) fn demo() -> Step {
-    step("demo", 2, |deadline| {
-        let mut child = Group::spawn(Command::new(target().join("debug/kith")).arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()))
-            .context("cannot start kith demo; build first")?;
-        let mut last = String::new();
-        // The pipe ends with the process, and the process ends by itself or at the deadline below.
-        let lines = BufReader::new(child.stdout().context("the output was piped")?);
-        let reader = std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                say(&line);
-                last = line;
-            }
-            last
-        });
-        let status = child.wait(deadline)?;
-        let last = reader.join().map_err(|_| anyhow::anyhow!("reading the transcript failed"))?;
-        if !status.success() || last != "demo: ok" {
-            bail!("{status}, last line {last:?}");
+    step("demo", 5, |deadline| [&["demo"][..], &["demo", "--cluster"]].into_iter().try_for_each(|form| demonstrate(form, deadline)))
+}
+
+fn demonstrate(form: &[&str], deadline: Deadline) -> anyhow::Result<()> {
+    let mut child = Group::spawn(Command::new(target().join("debug/kith")).args(form).stdin(Stdio::null()).stdout(Stdio::piped()))
+        .context("cannot start kith demo; build first")?;
+    let mut last = String::new();
+    // The pipe ends with the process, and the process ends by itself or at the deadline below.
+    let lines = BufReader::new(child.stdout().context("the output was piped")?);
+    let reader = std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            say(&line);
+            last = line;
         }
-        Ok(())
-    })
+        last
+    });
+    let status = child.wait(deadline)?;
+    let last = reader.join().map_err(|_| anyhow::anyhow!("reading the transcript failed"))?;
+    if !status.success() || last != "demo: ok" {
+        bail!("{status}, last line {last:?}");
+    }
+    Ok(())
 }
 
 pub(crate) fn fuzz(seconds: u64, target: Option<String>) -> Step {
