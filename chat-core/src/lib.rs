@@ -7,6 +7,7 @@
 //! Not here: sockets, HTTP, frames beyond the types that travel, anything about what is inside a message.
 
 pub mod accounts;
+pub mod bus;
 pub mod domain;
 pub mod log;
 pub mod postgres;

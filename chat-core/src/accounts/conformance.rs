@@ -3,6 +3,7 @@
 #[path = "../../tests/support/owner.rs"]
 pub(super) mod owner;
 pub(super) mod races;
+pub(super) mod revocations;
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{Work, account_key, current, device_key, prekeys, stored, u64_at};
 use crate::{
     accounts::{AccountsError, NewDevice, Publication},
+    bus::{Event, What, outbox},
     domain::{
         device_list::{Certified, VerifiedList},
         statement::{Bytes32, Signed},
@@ -37,7 +38,7 @@ pub(super) async fn publish(db: &mut PgConnection, caller: Option<DeviceRef>, pu
         return Err(AccountsError::ListConflict.into());
     }
     let missing: Vec<DeviceId> = before.into_iter().filter(|device| list.entries.iter().all(|(listed, _)| listed != device)).collect();
-    revoke(db, &missing, now_ms).await?;
+    revoke(db, list.account, &missing, now_ms).await?;
     let sql = "UPDATE account SET list_version = $2, list_hash = $3, aik = $4, recovery = $5 WHERE id = $1";
     let query = sqlx::query(sql).bind(account_key(list.account)).bind(stored(list.version)).bind(publication.list.hash());
     query.bind(list.aik).bind(list.recovery).execute(&mut *db).await?;
@@ -56,7 +57,7 @@ pub(super) async fn leave(db: &mut PgConnection, caller: DeviceRef, version: u64
     let sql = "INSERT INTO device_leave (account, version, device, signed, signature) VALUES ($1, $2, $3, $4, $5)";
     let query = sqlx::query(sql).bind(account_key(caller.account)).bind(stored(version)).bind(device_key(caller.device));
     query.bind(&signed.bytes).bind(signed.signature).execute(&mut *db).await?;
-    revoke(db, &[caller.device], now_ms).await?;
+    revoke(db, caller.account, &[caller.device], now_ms).await?;
     retire(db, caller.account, &[caller.device]).await?;
     Ok(())
 }
@@ -132,11 +133,14 @@ pub(super) async fn insert_device(
     prekeys::insert(db, certificate.device, &new.prekeys).await
 }
 
-/// From the commit on nothing of the devices succeeds: not their tokens, their connections, their prekeys.
-async fn revoke(db: &mut PgConnection, devices: &[DeviceId], now_ms: u64) -> Work<()> {
+/// From the commit on nothing of the devices succeeds: not their tokens, their connections, their prekeys. The caller has the account's lock, which is what keeps
+/// the events in order.
+async fn revoke(db: &mut PgConnection, account: AccountId, devices: &[DeviceId], now_ms: u64) -> Work<()> {
     if devices.is_empty() {
         return Ok(());
     }
+    let revoked = devices.iter().map(|device| Event::new(What::DeviceRevoked(DeviceRef { account, device: *device }), now_ms).to_record());
+    outbox::write_to_postgres(db, &revoked.collect::<Vec<_>>()).await?;
     let devices: Vec<Uuid> = devices.iter().map(|device| device_key(*device)).collect();
     let sql = "UPDATE device SET revoked_ms = $2, one_time = 0, one_time_kem = 0 WHERE id = ANY ($1)";
     sqlx::query(sql).bind(&devices).bind(stored(now_ms)).execute(&mut *db).await?;

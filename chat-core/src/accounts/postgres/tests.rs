@@ -9,8 +9,9 @@ use super::PostgresAccounts;
 use crate::{
     accounts::{
         Accounts, AccountsError,
-        conformance::{self, CAPS, NOW, account, bundles, exchange, login, more_keys, prekey, publish, races},
+        conformance::{self, CAPS, NOW, account, bundles, exchange, login, more_keys, prekey, publish, races, revocations},
     },
+    bus::Event,
     domain::prekeys::Kind,
     postgres::{Options, Postgres, migrate},
 };
@@ -92,6 +93,18 @@ async fn whoever_meets_a_revocation_waits_and_then_finds_it() {
     assert!(matches!(added, Err(AccountsError::Revoked)), "{added:?}");
     assert_eq!(taken.unwrap().bundles.iter().map(|b| b.device).collect::<Vec<_>>(), [phone.at.device]);
     consistent(&database).await;
+}
+
+#[tokio::test]
+async fn a_revocation_and_its_event_are_one_change() {
+    let (accounts, database) = fresh().await;
+    let outbox = async || {
+        let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+        let sql = "SELECT payload FROM outbox WHERE topic = 'accounts' ORDER BY no";
+        let payloads: Vec<Vec<u8>> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+        payloads.iter().map(|payload| Event::from_payload(payload).unwrap()).collect()
+    };
+    revocations::a_revocation_and_its_event_are_one_change(accounts, outbox).await;
 }
 
 conformance::suite!(fresh());

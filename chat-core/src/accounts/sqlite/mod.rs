@@ -225,8 +225,9 @@ mod tests {
     use crate::{
         accounts::{
             Accounts,
-            conformance::{self, races},
+            conformance::{self, races, revocations},
         },
+        bus::Event,
         domain::Clock,
         sqlite::{Database, Options},
     };
@@ -235,6 +236,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (db, _resolved) = Database::open(&folder.path().join("kith.db"), Options::new(Clock::System)).unwrap();
         (Arc::new(SqliteAccounts::new(db)), folder)
+    }
+
+    #[tokio::test]
+    async fn a_revocation_and_its_event_are_one_change() {
+        let (accounts, folder) = fresh();
+        let outbox = async || {
+            let db = rusqlite::Connection::open(folder.path().join("kith.db")).unwrap();
+            let mut query = db.prepare("SELECT payload FROM outbox WHERE topic = 'accounts' ORDER BY no").unwrap();
+            let payloads = query.query_map([], |row| row.get::<_, Vec<u8>>(0)).unwrap();
+            payloads.map(|payload| Event::from_payload(&payload.unwrap()).unwrap()).collect()
+        };
+        revocations::a_revocation_and_its_event_are_one_change(accounts, outbox).await;
     }
 
     conformance::suite!(async { fresh() });

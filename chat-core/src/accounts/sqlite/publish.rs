@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::{Failure, current, loaded, prekeys, stored};
 use crate::{
     accounts::{AccountsError, Publication},
+    bus::{Event, What, outbox},
     domain::{
         device_list::{AccountState, Certified, VerifiedList},
         statement::{Bytes32, Signed},
@@ -44,7 +45,7 @@ pub(super) fn leave(write: &mut Write<'_>, caller: DeviceRef, version: u64, sign
     }
     let sql = "INSERT INTO device_leave (account_no, version, signed, signature) VALUES (?, ?, ?, ?)";
     db.prepare_cached(sql)?.execute(params![no.account, newest, signed.bytes, signed.signature])?;
-    revoke(db, no.device, now_ms)?;
+    revoke(db, no.device, caller, now_ms)?;
     write.devices_changed(caller.account);
     Ok(())
 }
@@ -127,15 +128,17 @@ fn revoke_missing(
     let mut revoked = Vec::new();
     for (device_no, device) in devices {
         if entries.iter().all(|(listed, _)| *listed != device) {
-            revoke(db, device_no, now_ms)?;
-            revoked.push(DeviceRef { account, device });
+            let device = DeviceRef { account, device };
+            revoke(db, device_no, device, now_ms)?;
+            revoked.push(device);
         }
     }
     Ok(revoked)
 }
 
 /// From the commit on nothing of the device succeeds: not its tokens, its connection, its prekeys.
-fn revoke(db: &Connection, device_no: i64, now_ms: u64) -> Result<(), Failure> {
+fn revoke(db: &Connection, device_no: i64, device: DeviceRef, now_ms: u64) -> Result<(), Failure> {
+    outbox::write_to_sqlite(db, &[Event::new(What::DeviceRevoked(device), now_ms).to_record()], now_ms)?;
     db.prepare_cached("UPDATE device SET revoked_ms = ?, one_time = 0, one_time_kem = 0 WHERE no = ?")?
         .execute(params![stored(now_ms), device_no])?;
     for sql in
