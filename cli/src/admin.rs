@@ -1,5 +1,7 @@
 //! `kith admin`: what an operator does beside the running server.
 
+mod dlq;
+
 use std::{
     io::{Write as _, stdout},
     path::PathBuf,
@@ -21,6 +23,8 @@ pub(crate) struct AdminArgs {
 enum What {
     /// Make invite codes, each good for one registration; the server may be running, and must have run once
     Invite(InviteArgs),
+    /// Look at events that could not be worked on, and replay them (Kafka only)
+    Dlq(dlq::DlqArgs),
 }
 
 #[derive(Debug, Args)]
@@ -46,6 +50,7 @@ struct InviteArgs {
 pub(crate) async fn run(args: AdminArgs) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Invite(args) => invite(args).await,
+        What::Dlq(args) => dlq::run(args).await,
     }
 }
 

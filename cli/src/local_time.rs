@@ -43,6 +43,11 @@ impl LocalTime {
         format!("{:02}:{:02}", self.hour, self.minute)
     }
 
+    /// `2026-11-21 14:03:59`.
+    pub(crate) fn date_and_time(self) -> String {
+        format!("{:04}-{:02}-{:02} {}", self.year, self.month + 1, self.day, self.hours_minutes_seconds())
+    }
+
     /// `14:03:59`.
     pub(crate) fn hours_minutes_seconds(self) -> String {
         format!("{:02}:{:02}:{:02}", self.hour, self.minute, self.second)
