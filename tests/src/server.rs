@@ -46,7 +46,7 @@ pub struct Server {
     faults: Option<Faults>,
     child: Option<Child>,
     /// Dropped after the server.
-    services: Option<Services>,
+    _services: Option<Services>,
 }
 
 /// What a server of a fleet stands on: a database of its own and a Redis of its own.
@@ -142,7 +142,7 @@ impl Options {
         let limits = if self.own_limits { &[] } else { WIDE_LIMITS };
         let mut settings: Vec<_> = limits.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).chain(self.settings).collect();
         settings.extend(services.iter().flat_map(Services::settings));
-        let mut server = Server { home, port, settings, faults, child: None, services };
+        let mut server = Server { home, port, settings, faults, child: None, _services: services };
         server.start().await?;
         Ok(server)
     }

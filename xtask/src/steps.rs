@@ -45,7 +45,7 @@ pub(crate) fn clippy() -> Step {
 }
 
 pub(crate) fn build() -> Step {
-    let build = step("build", 20, |deadline| run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline));
+    let build = step("build", 40, |deadline| run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline));
     Step { essential: true, ..build }
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn services() -> Step {
 }
 
 pub(crate) fn unit() -> Step {
-    step("unit", 20, |deadline| {
+    step("unit", 30, |deadline| {
         run(&mut cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"]), deadline)?;
         run(&mut cargo(&["test", "--workspace", "--doc"]), deadline)
     })
