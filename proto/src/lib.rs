@@ -13,6 +13,16 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/kith.v1.serde.rs"));
 }
 
+/// What servers say to one another; an app has no use for it.
+#[cfg(feature = "services")]
+pub mod peer {
+    /// The generated types and the service of package `kith.peer.v1`: between gateways.
+    #[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic, unused_qualifications)]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/kith.peer.v1.rs"));
+    }
+}
+
 /// The WebSocket subprotocol whose messages are binary protobuf.
 pub const SUBPROTOCOL_BINARY: &str = "kith.v1";
 /// The WebSocket subprotocol whose messages are protobuf's JSON mapping.
