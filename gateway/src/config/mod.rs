@@ -13,6 +13,9 @@
 //!
 //! [postgres]
 //! url = "postgres://kith:…@db.example/kith?sslmode=require"  # KITH_POSTGRES_URL; without it: the embedded database in `data`
+//!
+//! [redis]
+//! url = "redis://:…@redis.example"        # KITH_REDIS_URL; without it: this server is alone on its database
 //! ```
 
 mod origins;
@@ -32,8 +35,8 @@ pub use self::{
     origins::Origins,
     secret::Secret,
     sections::{
-        Http, Limits, LogFormat, Logging, Metrics, PostgresSection, Prekeys, Registration, RegistrationPolicy, RetentionSettings, SessionsSection,
-        Storage, Synchronous, Tls, Tokens,
+        ClusterSection, Http, Limits, LogFormat, Logging, Metrics, PostgresSection, Prekeys, RedisSection, Registration, RegistrationPolicy,
+        RetentionSettings, SessionsSection, Storage, Synchronous, Tls, Tokens,
     },
     source::ConfigError,
 };
@@ -66,6 +69,10 @@ pub struct Config {
     pub storage: Storage,
     /// PostgreSQL instead of the embedded database.
     pub postgres: PostgresSection,
+    /// Redis, which tells several servers on one PostgreSQL of one another.
+    pub redis: RedisSection,
+    /// This server among others.
+    pub cluster: ClusterSection,
     /// TLS, if not ended by a proxy.
     pub tls: Tls,
     /// Logs.
@@ -87,6 +94,8 @@ impl Default for Config {
             retention: RetentionSettings::default(),
             storage: Storage::default(),
             postgres: PostgresSection::default(),
+            redis: RedisSection::default(),
+            cluster: ClusterSection::default(),
             tls: Tls::default(),
             log: Logging::default(),
         }

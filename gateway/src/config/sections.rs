@@ -1,6 +1,6 @@
 //! The sections, with their defaults and ranges.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use kith_chat_core::{accounts::PrekeyCaps, domain::Rate, postgres};
 use serde::{Deserialize, Serialize};
@@ -350,6 +350,32 @@ impl PostgresSection {
     }
 }
 
+/// `[redis]`: where several servers on one PostgreSQL find one another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisSection {
+    /// `redis://`, `redis-sentinel://` or `redis-cluster://`, `user:password@host:port`; none for a server that is alone.
+    pub url: Secret,
+}
+
+/// `[cluster]`: this server among others; without `redis.url` nothing of it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSection {
+    /// Address and port for other gateways, never for clients. What they say is authenticated and not encrypted: a network of its own, or a tunnel.
+    pub listen: SocketAddr,
+    /// `host:port` under which other gateways reach it. The bound address if empty; required if that is unspecified (`0.0.0.0`).
+    pub advertise: String,
+    /// A gateway that has not renewed its lease for so long counts as gone, and one that did not run for half as long closes its connections.
+    pub lease_ms: u64,
+}
+
+impl Default for ClusterSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), advertise: String::new(), lease_ms: 10_000 }
+    }
+}
+
 /// `[tls]`: paths of PEM files; none for plain HTTP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -425,12 +451,39 @@ impl Config {
                 return Err(ConfigError::Invalid { key: "storage.synchronous", why });
             }
         }
+        self.cluster_valid()?;
         for text in &self.http.trusted_proxies {
             let why = || format!("{text} is no network (write 10.0.0.0/8 or ::1)");
             text.parse::<Network>().map_err(|_| ConfigError::Invalid { key: "http.trusted_proxies", why: why() })?;
         }
         if self.tls.certificate.as_os_str().is_empty() != self.tls.key.as_os_str().is_empty() {
             return Err(ConfigError::Invalid { key: "tls", why: "needs both certificate and key, or neither".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn cluster_valid(&self) -> Result<(), ConfigError> {
+        let invalid = |key, why: &str| Err(ConfigError::Invalid { key, why: why.to_owned() });
+        within("cluster.lease_ms", self.cluster.lease_ms, 1_000, 600_000)?;
+        let advertise = &self.cluster.advertise;
+        let is_address =
+            |(host, port): (&str, &str)| !host.is_empty() && !host.contains(['/', '@']) && port.parse::<u16>().is_ok_and(|port| port > 0);
+        if !advertise.is_empty() && !advertise.rsplit_once(':').is_some_and(is_address) {
+            return invalid("cluster.advertise", "must be host:port, as other gateways dial it");
+        }
+        if !self.redis.url.is_set() {
+            return Ok(());
+        }
+        if !self.redis.url.reveal().starts_with("redis") {
+            return invalid("redis.url", "must begin with redis://, redis-sentinel:// or redis-cluster:// (or rediss… for TLS)");
+        }
+        if !self.postgres.url.is_set() {
+            return invalid("postgres.url", "is required with redis.url: servers that know of one another share one PostgreSQL");
+        }
+        if advertise.is_empty() && self.cluster.listen.ip().is_unspecified() {
+            return invalid("cluster.advertise", "is required when cluster.listen is an unspecified address: other gateways have to dial this one");
         }
         Ok(())
     }

@@ -36,7 +36,9 @@ fn the_environment_is_above_the_file() {
 #[test]
 fn errors_name_the_key() {
     type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
-    let cases: [Case; 17] = [
+    const REDIS: (&str, &str) = ("KITH_REDIS_URL", "redis://:s3cret@redis.example");
+    const POSTGRES: (&str, &str) = ("KITH_POSTGRES_URL", "postgres://db.example/kith");
+    let cases: [Case; 22] = [
         ("lisen = \"127.0.0.1:1\"", &[], "lisen"),
         ("[tokens]\naccess = 1", &[], "access"),
         ("", &[("KITH_LISEN", "x")], "KITH_LISEN"),
@@ -54,6 +56,11 @@ fn errors_name_the_key() {
         ("", &[("KITH_POSTGRES_URL", "db.example")], "postgres.url"),
         ("[postgres]\nconnections = 0", &[], "postgres.connections"),
         ("[storage]\nsynchronous = \"off\"", &[("KITH_POSTGRES_URL", "postgres://db.example/kith")], "storage.synchronous"),
+        ("", &[REDIS], "postgres.url"),
+        ("", &[("KITH_REDIS_URL", "redis.example:6379"), POSTGRES], "redis.url"),
+        ("[cluster]\nlease_ms = 10", &[], "cluster.lease_ms"),
+        ("[cluster]\nadvertise = \"gateway-1\"", &[], "cluster.advertise"),
+        ("[cluster]\nlisten = \"0.0.0.0:7500\"", &[REDIS, POSTGRES], "cluster.advertise"),
     ];
     for (file, variables, key) in cases {
         let error = with(file, variables).unwrap_err().to_string();
@@ -83,6 +90,17 @@ fn origins_are_those_that_clients_can_have_dialled() {
     let config = with("listen = \"0.0.0.0:7400\"\npublic_url = \"https://Chat.example/\"", &[]).unwrap();
     let origins = Origins::new(&config, "0.0.0.0:7400".parse().unwrap());
     assert!(origins.contains("https://chat.example:443") && !origins.contains("http://127.0.0.1:7400"));
+}
+
+#[test]
+fn several_servers_are_a_matter_of_two_addresses() {
+    let variables = [("KITH_POSTGRES_URL", "postgres://db.example/kith"), ("KITH_REDIS_URL", "redis://:s3cret@redis.example")];
+    let config = with("[cluster]\nlisten = \"0.0.0.0:7500\"\nadvertise = \"gateway-1:7500\"", &variables).unwrap();
+    assert_eq!((config.redis.url.reveal(), config.cluster.lease_ms), ("redis://:s3cret@redis.example", 10_000));
+    for shown in [format!("{config:?}"), toml::to_string(&config).unwrap()] {
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    with("[cluster]\nlisten = \"0.0.0.0:7500\"", &[]).expect("it is not used");
 }
 
 #[test]
