@@ -5,6 +5,7 @@
 //! Start with [`run`], which assembles all; `rest/` is the HTTP side, `connection/`, `socket/` and `sessions/` the WebSocket side.
 
 mod challenge;
+pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod error;

@@ -11,7 +11,10 @@ use std::{
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::sessions::{Counters, LATENCY_BOUNDS_US};
+use crate::{
+    cluster::Cluster,
+    sessions::{Counters, LATENCY_BOUNDS_US, Latency},
+};
 
 /// Counts of the HTTP side, and what other crates record through the `metrics` facade.
 #[derive(Debug, Default)]
@@ -52,7 +55,7 @@ impl Metrics {
 
     /// The page.
     #[must_use]
-    pub fn render(&self, sessions: &Counters) -> String {
+    pub fn render(&self, sessions: &Counters, cluster: Option<&Cluster>) -> String {
         let mut page = String::new();
         if let Some(recorder) = recorder() {
             recorder.run_upkeep();
@@ -80,7 +83,10 @@ impl Metrics {
         one("kith_log_full_total", "counter", "Messages refused because the log's queue was full.", sessions.log_full.value());
         one("kith_log_appends_waiting", "gauge", "Appends on their way through the log.", sessions.in_log.value());
         refusals(&mut page, sessions);
-        latency(&mut page, sessions);
+        latency(&mut page, "kith_accept_seconds", "From a Send to its Accepted; one in sixteen is measured.", &sessions.accept_latency);
+        if let Some(cluster) = cluster {
+            links(&mut page, cluster);
+        }
         page
     }
 }
@@ -93,10 +99,37 @@ fn refusals(page: &mut String, sessions: &Counters) {
     }
 }
 
-fn latency(page: &mut String, sessions: &Counters) {
-    let name = "kith_accept_seconds";
-    let (buckets, sum_us) = sessions.accept_latency.snapshot();
-    let _ = writeln!(page, "# HELP {name} From a Send to its Accepted; one in sixteen is measured.\n# TYPE {name} histogram");
+/// Only of a gateway that is not alone.
+fn links(page: &mut String, cluster: &Cluster) {
+    let counters = cluster.counters();
+    let (up, cached) = cluster.sizes();
+    let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+        let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    };
+    one("kith_peer_links", "gauge", "Links to other gateways that work.", up as u64);
+    one("kith_peer_connects_total", "counter", "Links that came up.", counters.connects.value());
+    one("kith_peer_refused_total", "counter", "Calls of gateways that were refused.", counters.refused.value());
+    one("kith_peer_rechecks_total", "counter", "Times that the heads of all devices were checked.", counters.rechecks.value());
+    one("kith_directory_cached_accounts", "gauge", "Accounts in the cache of the session directory.", cached as u64);
+    one("kith_directory_hits_total", "counter", "Accounts found in that cache.", counters.cached.value());
+    one("kith_directory_lookups_total", "counter", "Accounts that the session directory was asked for.", counters.looked_up.value());
+    one("kith_directory_failures_total", "counter", "Calls of the session directory that failed.", counters.failed.value());
+    one("kith_peer_unrouted_total", "counter", "What was dropped before it was known for which gateway it was.", counters.unrouted.value());
+    let directions = [("sent", &counters.sent), ("received", &counters.received), ("dropped", &counters.dropped)];
+    for (direction, items) in directions {
+        let name = format!("kith_peer_items_{direction}_total");
+        let _ = writeln!(page, "# HELP {name} Items for or from other gateways that were {direction}, by kind.\n# TYPE {name} counter");
+        for (kind, count) in items.named() {
+            let _ = writeln!(page, "{name}{{kind=\"{kind}\"}} {count}");
+        }
+    }
+    let help = "From a message's acceptance at one gateway until another gave it to its connections; the first of each frame is measured.";
+    latency(page, "kith_peer_delivery_seconds", help, &counters.latency);
+}
+
+fn latency(page: &mut String, name: &str, help: &str, latency: &Latency) {
+    let (buckets, sum_us) = latency.snapshot();
+    let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
     let mut total = 0;
     for (at, count) in buckets.iter().enumerate() {
         total += count;

@@ -2,7 +2,14 @@
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use kith_chat_core::{accounts::AccountsError, domain::Clock};
+use kith_chat_core::{
+    accounts::{Accounts, AccountsError},
+    domain::Clock,
+    sessions::{
+        GatewayId,
+        redis::{self, RedisDirectory},
+    },
+};
 use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -13,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     challenge::Challenges,
+    cluster::{Cluster, ClusterPorts},
     config::{self, Config, ConfigError, Origins},
     health::Health,
     limits::Limits,
@@ -32,6 +40,8 @@ const BACKLOG: u32 = 4_096;
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// Pause between two purges of ended logins, invites and buckets.
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
+/// Clients that are asked to go to another server do so at a random moment within this.
+const MOVED_WITHIN: Duration = Duration::from_secs(1);
 /// For the background tasks, and the last commit, at the end.
 const END_WITHIN: Duration = Duration::from_secs(10);
 
@@ -52,6 +62,9 @@ pub enum RunError {
     /// Accounts and messages cannot be had.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The directory that several servers share cannot be used; names its address.
+    #[error(transparent)]
+    Redis(#[from] redis::OpenError),
     /// The database was opened and fails.
     #[error("cannot read the accounts")]
     Accounts(#[from] AccountsError),
@@ -71,7 +84,10 @@ pub enum RunError {
 /// # Errors
 /// Names the address if it cannot be had.
 pub fn bind(config: &Config) -> Result<TcpListener, RunError> {
-    let address = config.listen;
+    listen_on(config.listen)
+}
+
+fn listen_on(address: SocketAddr) -> Result<TcpListener, RunError> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // A server that was killed must be able to come back at once.
@@ -110,6 +126,8 @@ impl Running {
         let tokens = TokenKey::new(accounts.secret("access_token", rand::random()).await?);
         let limits = Arc::new(Limits::new(&config.limits));
         let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let joined = Joined::open(&config, &accounts, clock.clone()).await?;
+        let cluster = joined.as_ref().map(|joined| Arc::clone(&joined.cluster));
         let (admit_limits, admit_clock) = (Arc::clone(&limits), clock.clone());
         let ports = Ports {
             log: Arc::clone(&log),
@@ -118,24 +136,30 @@ impl Running {
             tokens: tokens.clone(),
             clock: clock.clone(),
             admit_send: Box::new(move |device| admit_limits.send(device, admit_clock.now_ms())),
+            cluster: cluster.clone(),
         };
         let sessions = Sessions::start(session_settings(&config), ports, &background, &tasks);
+        let missing: Vec<&str> = [&*name, "listener"].into_iter().chain(joined.as_ref().map(|joined| &*joined.name)).collect();
         let state = Arc::new(AppState {
             log,
             accounts,
             sessions,
+            cluster,
             tokens,
             challenges: Challenges::new(rand::random()),
             origins: Origins::new(&config, bound),
             trusted: config.http.trusted(),
             limits,
             clock,
-            health: Arc::new(Health::new(&[&name, "listener"])),
+            health: Arc::new(Health::new(&missing)),
             metrics: Metrics::start(),
             tasks,
             config,
         });
         state.health.present(&name);
+        if let Some(joined) = joined {
+            joined.start(&state, &background);
+        }
         let running = Self { state, storage, background };
         running.every(PURGE_EVERY, purge);
         let name: Arc<str> = name.into();
@@ -184,6 +208,9 @@ impl Running {
         self.state.health.drain();
         // Both at a time: requests that are under way and sockets do not wait for each other.
         tokio::join!(server.drain(within), self.state.sessions.drain(within));
+        if let Some(cluster) = &self.state.cluster {
+            cluster.resign().await;
+        }
         if !matches!(timeout(END_WITHIN, self.state.log.flush()).await, Ok(Ok(()))) {
             tracing::error!("the last cursors could not be made durable; messages may be delivered again");
         }
@@ -211,7 +238,51 @@ fn session_settings(config: &Config) -> SessionSettings {
         allowed_origins: set.allowed_origins.clone(),
         keys_low_below: config.prekeys.low_below,
         drop_live_deliveries: set.drop_deliveries,
-        ..SessionSettings::default()
+        ..drain_settings(config)
+    }
+}
+
+/// Clients of a server that is alone come back to it after it has begun again; those of one among several go to the others, one after the other.
+fn drain_settings(config: &Config) -> SessionSettings {
+    let alone = SessionSettings::default();
+    if config.redis.url.is_set() {
+        SessionSettings { drain_over: config::ms(config.http.drain_ms) / 2, drain_spread: MOVED_WITHIN, ..alone }
+    } else {
+        alone
+    }
+}
+
+/// What it takes to be one of several.
+struct Joined {
+    cluster: Arc<Cluster>,
+    listener: TcpListener,
+    /// What `/readyz` calls the directory when it is away.
+    name: String,
+}
+
+impl Joined {
+    /// Nothing without the address of a directory.
+    async fn open(config: &Config, accounts: &Arc<dyn Accounts>, clock: Clock) -> Result<Option<Self>, RunError> {
+        if !config.redis.url.is_set() {
+            return Ok(None);
+        }
+        let secret = accounts.secret("gateway_link", rand::random()).await?;
+        let listener = listen_on(config.cluster.listen)?;
+        let bound = listener.local_addr().map_err(|source| RunError::Listen { address: config.cluster.listen, source })?;
+        let address = if config.cluster.advertise.is_empty() { bound.to_string() } else { config.cluster.advertise.clone() };
+        let lease = config::ms(config.cluster.lease_ms);
+        let options = redis::Options { lease, ..redis::Options::new(config.redis.url.reveal(), GatewayId(rand::random()), address) };
+        let directory = RedisDirectory::open(&options).await?;
+        let name = format!("redis {}", directory.address());
+        let cluster = Cluster::new(ClusterPorts { directory: Arc::new(directory), secret, lease, clock });
+        Ok(Some(Self { cluster, listener, name }))
+    }
+
+    fn start(self, state: &AppState, background: &CancellationToken) {
+        let (health, name) = (Arc::clone(&state.health), self.name);
+        let availability = move |there: bool| if there { health.present(&name) } else { health.absent(&name) };
+        tracing::info!(gateway = %self.cluster.me(), "one of several");
+        self.cluster.start(&state.sessions, self.listener, Box::new(availability), background, &state.tasks);
     }
 }
 

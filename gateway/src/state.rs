@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     challenge::Challenges,
+    cluster::Cluster,
     config::{Config, Origins},
     health::Health,
     limits::Limits,
@@ -25,6 +26,8 @@ pub struct AppState {
     pub accounts: Arc<dyn Accounts>,
     /// Live connections.
     pub sessions: Arc<Sessions>,
+    /// The other gateways, if this one is not alone.
+    pub cluster: Option<Arc<Cluster>>,
     /// Makes and checks access tokens.
     pub tokens: TokenKey,
     /// Makes and checks login challenges.

@@ -463,6 +463,9 @@ impl Config {
     }
 }
 
+/// One server, one watched by Sentinels, a cluster; and with TLS.
+const REDIS_SCHEMES: [&str; 6] = ["redis", "redis-sentinel", "redis-cluster", "rediss", "rediss-sentinel", "rediss-cluster"];
+
 impl Config {
     fn cluster_valid(&self) -> Result<(), ConfigError> {
         let invalid = |key, why: &str| Err(ConfigError::Invalid { key, why: why.to_owned() });
@@ -476,7 +479,8 @@ impl Config {
         if !self.redis.url.is_set() {
             return Ok(());
         }
-        if !self.redis.url.reveal().starts_with("redis") {
+        let has_scheme = |(scheme, _): (&str, &str)| REDIS_SCHEMES.contains(&scheme);
+        if !self.redis.url.reveal().split_once("://").is_some_and(has_scheme) {
             return invalid("redis.url", "must begin with redis://, redis-sentinel:// or redis-cluster:// (or rediss… for TLS)");
         }
         if !self.postgres.url.is_set() {

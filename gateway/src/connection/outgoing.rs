@@ -97,6 +97,11 @@ impl LiveMessage {
         Some(Self { message: Arc::clone(message), slice })
     }
 
+    /// Whether there is a slice for the device.
+    pub(crate) fn is_addressed(&self) -> bool {
+        !matches!(self.slice, LiveSlice::None)
+    }
+
     /// Bytes of body and slice.
     #[must_use]
     pub fn len(&self) -> usize {

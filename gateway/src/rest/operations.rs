@@ -49,7 +49,7 @@ pub(super) async fn metrics(State(state): State<Arc<AppState>>, From(peer): From
     if !allowed {
         return Err(ApiError::new(ErrorCode::NotFound, "no such path"));
     }
-    let page = state.metrics.render(state.sessions.counters());
+    let page = state.metrics.render(state.sessions.counters(), state.cluster.as_deref());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response())
 }
 

@@ -114,13 +114,7 @@ impl Sessions {
             by_peer.entry(peer).or_default().push(watermark);
         }
         for (peer, items) in by_peer {
-            self.push_watermarks(peer, &items);
-        }
-    }
-
-    fn push_watermarks(&self, account: AccountId, items: &[v1::Watermark]) {
-        for items in items.chunks(MAX_ITEMS) {
-            self.tell(account, &Kind::Watermarks(v1::Watermarks { items: items.to_vec() }));
+            watermarks(&items).for_each(|watermarks| self.tell(peer, &watermarks));
         }
     }
 
@@ -147,7 +141,13 @@ impl Sessions {
                     read: s.peer_read,
                 })
                 .collect();
-            self.push_watermarks(device.account, &items);
+            // Another gateway at which the account has devices has heard of the message as well.
+            watermarks(&items).for_each(|watermarks| self.tell_here(device.account, None, &watermarks));
         }
     }
+}
+
+/// In frames that are not too large.
+fn watermarks(items: &[v1::Watermark]) -> impl Iterator<Item = Kind> + '_ {
+    items.chunks(MAX_ITEMS).map(|items| Kind::Watermarks(v1::Watermarks { items: items.to_vec() }))
 }

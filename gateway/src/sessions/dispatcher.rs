@@ -1,4 +1,4 @@
-//! What the log has resolved goes to the sender as an answer and to live devices as a delivery.
+//! What the log has resolved goes to the sender as an answer and to live devices as a delivery; what another gateway's log has resolved, to live devices.
 
 use std::sync::Arc;
 
@@ -7,39 +7,71 @@ use kith_proto::id::AccountId;
 use tokio::sync::mpsc;
 
 use super::{Delivered, InboxLimit, Session, Sessions};
-use crate::connection::{LiveMessage, Signal};
+use crate::{
+    cluster,
+    connection::{LiveMessage, Signal},
+};
 
 /// Connections are woken after so many messages at the latest, so that the first of a large batch does not wait for the last.
 const WAKE_EVERY: usize = 64;
 
-impl Sessions {
-    /// Runs until the log is gone. Connections are woken from here, inside the runtime and many at a time: waking them one by one from the writer's
-    /// thread costs more than the message.
-    pub(super) async fn dispatch(self: Arc<Self>, mut resolved: mpsc::Receiver<Vec<Resolved>>) {
-        let mut awake = Vec::new();
-        while let Some(batch) = resolved.recv().await {
-            let running_ms = self.now().running_ms;
-            for (at, message) in batch.into_iter().enumerate() {
-                self.resolve(&Arc::new(message), running_ms, &mut awake);
-                if at % WAKE_EVERY == WAKE_EVERY - 1 {
-                    wake(&mut awake);
-                }
-            }
-            wake(&mut awake);
+/// Connections that are to be woken, many at a time: waking them one by one costs more than the message.
+#[derive(Debug)]
+pub(crate) struct Awake {
+    running_ms: u64,
+    limit: InboxLimit,
+    sessions: Vec<Arc<Session>>,
+    messages: usize,
+}
+
+impl Awake {
+    /// A message is through.
+    fn message(&mut self) {
+        self.messages += 1;
+        if self.messages.is_multiple_of(WAKE_EVERY) {
+            self.wake();
         }
     }
 
-    fn resolve(&self, message: &Arc<Resolved>, running_ms: u64, awake: &mut Vec<Arc<Session>>) {
-        self.counters.in_log.down();
-        let append = &message.append;
-        let (sender, recipient) = (append.sender, append.recipient);
-        let Outcome::Accepted { duplicate, mutual, .. } = message.outcome else {
-            return self.answer(message, awake);
-        };
-        self.answer(message, awake);
-        if mutual && !self.courier.knows_mutual(append.conversation) {
-            self.courier.became_mutual(append.conversation, sender.account, recipient);
+    /// Wakes them.
+    pub(crate) fn wake(&mut self) {
+        self.sessions.drain(..).for_each(|session| session.wake());
+    }
+}
+
+/// Where a message was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    /// Here: all slices are there.
+    Here,
+    /// At another gateway, which has sent the slices of those devices that it knows to be here.
+    Elsewhere,
+}
+
+impl Sessions {
+    /// For a batch that comes now.
+    pub(crate) fn awaken(&self) -> Awake {
+        Awake { running_ms: self.now().running_ms, limit: self.inbox_limit(), sessions: Vec::new(), messages: 0 }
+    }
+
+    /// Runs until the log is gone. Connections are woken from here, inside the runtime, and not from the writer's thread.
+    pub(super) async fn dispatch(self: Arc<Self>, mut resolved: mpsc::Receiver<Vec<Resolved>>) {
+        while let Some(batch) = resolved.recv().await {
+            let mut awake = self.awaken();
+            let accepted_us = if self.cluster.is_some() { cluster::now_us() } else { 0 };
+            for message in batch {
+                self.resolve(&Arc::new(message), accepted_us, &mut awake);
+                awake.message();
+            }
+            awake.wake();
         }
+    }
+
+    fn resolve(&self, message: &Arc<Resolved>, accepted_us: u64, awake: &mut Awake) {
+        self.counters.in_log.down();
+        self.answer(message, awake);
+        let Outcome::Accepted { duplicate, .. } = message.outcome else { return };
+        self.note_mutual(message);
         if duplicate {
             self.counters.duplicates.one();
         } else {
@@ -48,48 +80,78 @@ impl Sessions {
         if self.shared.settings.drop_live_deliveries {
             return;
         }
-        for account in [recipient, sender.account] {
+        if duplicate {
+            self.point_to_log(message);
+        } else {
+            self.fan_out(message, Accepted::Here, awake);
+        }
+        if let Some(cluster) = &self.cluster {
             if duplicate {
-                self.point_to_log(&account, message);
+                cluster.route_again(message);
             } else {
-                self.deliver(&account, message, running_ms, awake);
+                cluster.route(message, accepted_us);
             }
         }
     }
 
-    fn answer(&self, message: &Arc<Resolved>, awake: &mut Vec<Arc<Session>>) {
+    /// A message that was accepted at another gateway.
+    pub(crate) fn deliver_from_peer(&self, message: &Arc<Resolved>, awake: &mut Awake) {
+        self.note_mutual(message);
+        if !self.shared.settings.drop_live_deliveries {
+            self.fan_out(message, Accepted::Elsewhere, awake);
+        }
+        awake.message();
+    }
+
+    fn answer(&self, message: &Arc<Resolved>, awake: &mut Awake) {
         let ticket = message.append.ticket;
         self.directory.of(&message.append.sender.account, |sessions| {
             if let Some(session) = sessions.iter().find(|s| s.id() == ticket.connection)
                 && session.answer(Arc::clone(message))
             {
-                awake.push(Arc::clone(session));
+                awake.sessions.push(Arc::clone(session));
             }
         });
     }
 
-    fn deliver(&self, account: &AccountId, message: &Arc<Resolved>, running_ms: u64, awake: &mut Vec<Arc<Session>>) {
-        let limit = self.inbox_limit();
-        self.directory.of(account, |sessions| {
-            for session in sessions.iter().filter(|s| s.device() != message.append.sender) {
-                self.deliver_to(session, message, limit, running_ms, awake);
-            }
-        });
+    fn note_mutual(&self, message: &Resolved) {
+        let append = &message.append;
+        if matches!(message.outcome, Outcome::Accepted { mutual: true, .. }) && !self.courier.knows_mutual(append.conversation) {
+            self.courier.became_mutual(append.conversation, append.sender.account, append.recipient);
+        }
     }
 
-    fn deliver_to(&self, session: &Arc<Session>, message: &Arc<Resolved>, limit: InboxLimit, running_ms: u64, awake: &mut Vec<Arc<Session>>) {
+    /// To all live devices of both accounts that are here, but not to the one that sent it.
+    fn fan_out(&self, message: &Arc<Resolved>, accepted: Accepted, awake: &mut Awake) {
+        for account in accounts(message) {
+            self.directory.of(&account, |sessions| {
+                for session in sessions.iter().filter(|s| s.device() != message.append.sender) {
+                    self.deliver_to(session, message, accepted, awake);
+                }
+            });
+        }
+    }
+
+    fn deliver_to(&self, session: &Arc<Session>, message: &Arc<Resolved>, accepted: Accepted, awake: &mut Awake) {
         let Some(live) = LiveMessage::new(message, &session.device()) else { return };
-        match session.deliver(live, limit) {
+        if accepted == Accepted::Elsewhere && !live.is_addressed() {
+            // Whether it has none, or has come here so lately that its slice was not sent along, only the log knows.
+            if session.note_missed() {
+                session.signal(Signal::Behind);
+            }
+            return;
+        }
+        match session.deliver(live, awake.limit) {
             Delivered::LeftToLog => {}
             Delivered::Overflowed => {
                 self.counters.overflows.one();
-                awake.push(Arc::clone(session));
+                awake.sessions.push(Arc::clone(session));
             }
             delivered => {
                 self.counters.delivered_live.one();
-                session.set_delivered(running_ms);
+                session.set_delivered(awake.running_ms);
                 if delivered == Delivered::Wake {
-                    awake.push(Arc::clone(session));
+                    awake.sessions.push(Arc::clone(session));
                 }
             }
         }
@@ -97,13 +159,15 @@ impl Sessions {
 
     /// A duplicate may mean that its delivery was lost. The log holds what was accepted, which need not be what the retry carries, so receivers are sent
     /// there.
-    fn point_to_log(&self, account: &AccountId, message: &Resolved) {
-        self.directory.of(account, |sessions| {
-            sessions.iter().filter(|s| s.device() != message.append.sender).for_each(|s| s.signal(Signal::Behind));
-        });
+    fn point_to_log(&self, message: &Resolved) {
+        for account in accounts(message) {
+            self.directory.of(&account, |sessions| {
+                sessions.iter().filter(|s| s.device() != message.append.sender).for_each(|s| s.signal(Signal::Behind));
+            });
+        }
     }
 }
 
-fn wake(awake: &mut Vec<Arc<Session>>) {
-    awake.drain(..).for_each(|session| session.wake());
+fn accounts(message: &Resolved) -> [AccountId; 2] {
+    [message.append.recipient, message.append.sender.account]
 }

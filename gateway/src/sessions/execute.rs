@@ -11,7 +11,10 @@ use kith_proto::{
 use tokio::time::timeout;
 
 use super::{Session, Sessions};
-use crate::connection::{ConnectFailure, Done, Op};
+use crate::{
+    cluster::Entered,
+    connection::{ConnectFailure, Done, Op},
+};
 
 /// The operation as a future that owns all it needs.
 pub(crate) fn execute(sessions: Arc<Sessions>, session: Arc<Session>, op: Op) -> Pin<Box<dyn Future<Output = Done> + Send>> {
@@ -54,6 +57,13 @@ impl Sessions {
             Err(_) => return Err(ConnectFailure::Refused(ConnectError::Log(overdue()))),
         };
         self.establish(session, epoch).map_err(ConnectFailure::Cut)?;
+        if let Some(cluster) = &self.cluster {
+            // Others find it before it reads its heads, so that nothing falls between. Those that have just looked may not have heard of it yet: hence the check.
+            if cluster.enter(session.device(), epoch).await == Entered::Replaced {
+                return Err(ConnectFailure::Cut(v1::ErrorCode::Replaced));
+            }
+            session.check_soon();
+        }
         Ok(connected)
     }
 

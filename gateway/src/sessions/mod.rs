@@ -11,6 +11,7 @@ mod dispatcher;
 mod drain;
 mod execute;
 mod lobby;
+mod peers;
 mod presence;
 mod session;
 mod settings;
@@ -40,7 +41,6 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::execute::execute;
 pub use self::{
     counters::{Counter, Counters, Gauge, LATENCY_BOUNDS_US, Latency},
     lobby::Permit,
@@ -49,7 +49,9 @@ pub use self::{
     settings::SessionSettings,
 };
 use self::{courier::Courier, directory::Directory, lobby::Lobby, presence::Presence};
+pub(crate) use self::{dispatcher::Awake, execute::execute};
 use crate::{
+    cluster::Cluster,
     connection::{Now, Shared, Signal},
     token::TokenKey,
 };
@@ -71,6 +73,8 @@ pub struct Ports {
     pub clock: Clock,
     /// Limits of sending, per device and account.
     pub admit_send: AdmitSend,
+    /// The other gateways, if this one is not alone.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -93,6 +97,7 @@ pub struct Sessions {
     courier: Courier,
     presence: Presence,
     admit_send: AdmitSend,
+    cluster: Option<Arc<Cluster>>,
     draining: CancellationToken,
     drained: tokio::sync::Notify,
     sessions: Gauge,
@@ -109,7 +114,7 @@ impl Sessions {
     /// Starts the tasks that all connections share; they end with `shutdown`. `tracker` owns them and every connection.
     #[must_use]
     pub fn start(settings: SessionSettings, ports: Ports, shutdown: &CancellationToken, tracker: &TaskTracker) -> Arc<Self> {
-        let Ports { log, resolved, presence, tokens, clock, admit_send } = ports;
+        let Ports { log, resolved, presence, tokens, clock, admit_send, cluster } = ports;
         let sessions = Arc::new(Self {
             shared: Arc::new(Shared { settings, tokens }),
             log,
@@ -123,6 +128,7 @@ impl Sessions {
             courier: Courier::default(),
             presence: Presence::new(presence),
             admit_send,
+            cluster,
             draining: CancellationToken::new(),
             drained: tokio::sync::Notify::new(),
             sessions: Gauge::default(),
@@ -158,41 +164,40 @@ impl Sessions {
         Now { unix_ms: self.clock.now_ms(), running_ms }
     }
 
-    /// Whether a device of the account is connected.
+    /// Whether a device of the account is connected here.
     #[must_use]
     pub fn online(&self, account: AccountId) -> bool {
         self.directory.of(&account, |sessions| sessions.iter().any(|s| s.is_established()))
     }
 
-    /// Ends the connections of a device, also one that is just coming about. Call it after the change that is the reason has been committed.
+    /// Ends the connections of a device wherever they are, also one that is just coming about. Call it after the change that is the reason has been committed.
     pub fn cut(&self, device: DeviceRef, reason: v1::ErrorCode) {
-        self.directory.of(&device.account, |sessions| {
-            sessions.iter().filter(|s| s.device() == device).for_each(|s| s.signal(Signal::Cut(reason)));
-        });
+        self.cut_through(device, u64::MAX, reason);
+        if let Some(cluster) = &self.cluster {
+            cluster.cut(device, reason);
+        }
     }
 
     /// Pushes to all live devices of an account. A hint: a connection without room does not get it.
     pub fn tell(&self, account: AccountId, kind: &Kind) {
-        let limit = self.inbox_limit();
-        self.directory.of(&account, |sessions| {
-            for session in sessions {
-                if session.push(kind.clone(), limit) {
-                    session.wake();
-                }
-            }
-        });
+        self.tell_here(account, None, kind);
+        if let Some(cluster) = &self.cluster {
+            cluster.tell(account, None, kind.clone());
+        }
     }
 
     /// Pushes to the live connection of one device. A hint like [`Self::tell`].
     pub fn tell_device(&self, device: DeviceRef, kind: &Kind) {
-        let limit = self.inbox_limit();
-        self.directory.of(&device.account, |sessions| {
-            for session in sessions.iter().filter(|s| s.device() == device) {
-                if session.push(kind.clone(), limit) {
-                    session.wake();
-                }
-            }
-        });
+        self.tell_here(device.account, Some(device.device), kind);
+        if let Some(cluster) = &self.cluster {
+            cluster.tell(device.account, Some(device.device), kind.clone());
+        }
+    }
+
+    /// The stretch of time, without an interruption of this process, in which a connection lives: it ends unheard in the next one. `None` for a server that
+    /// is alone.
+    pub(crate) fn era(&self) -> Option<u64> {
+        self.cluster.as_ref().map(|cluster| cluster.era())
     }
 
     /// Lets a new socket in, or not.
@@ -267,8 +272,13 @@ impl Sessions {
         self.directory.remove(session);
         self.presence.forget(session.id());
         let account = session.device().account;
-        if session.is_established() && !self.online(account) {
-            self.last_seen(account);
+        if session.is_established() {
+            if let Some(cluster) = &self.cluster {
+                cluster.leave(session.device(), session.epoch());
+            }
+            if !self.online(account) {
+                self.last_seen(account);
+            }
         }
         tracing::debug!(connection = session.id(), "over");
         self.sessions.down();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use kith_chat_core::sessions::GatewayId;
 use kith_chat_core::{
     accounts::{Accounts, AccountsError, PresenceSetting},
     log::LogError,
@@ -51,11 +52,25 @@ fn unavailable(failure: AccountsError) -> LogError {
 /// Something about an account has changed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Change {
-    account: AccountId,
+    pub(super) account: AccountId,
     /// It has just gone offline.
-    last_seen_ms: Option<u64>,
+    pub(super) last_seen_ms: Option<u64>,
     /// It hides, or hides no more. Otherwise it has come or gone, of which nothing is told while it hides.
-    setting: bool,
+    pub(super) setting: bool,
+    /// The other gateway at which this has happened, and by which it is stored and told to all.
+    pub(super) from: Option<GatewayId>,
+}
+
+impl Change {
+    /// The other gateway from which it has just gone.
+    fn gone_from(&self) -> Option<(AccountId, GatewayId)> {
+        self.from.filter(|_| self.last_seen_ms.is_some()).map(|from| (self.account, from))
+    }
+
+    /// It has just come online at another gateway, so that nobody need be asked whether it is.
+    fn came_elsewhere(&self) -> bool {
+        self.from.is_some() && self.last_seen_ms.is_none() && !self.setting
+    }
 }
 
 /// Who watches whom.
@@ -108,6 +123,10 @@ impl Presence {
         watches.by.insert(session.id(), accounts.to_vec());
     }
 
+    pub(super) fn is_watched(&self, account: &AccountId) -> bool {
+        self.watches.lock().of.contains_key(account)
+    }
+
     fn watchers(&self, account: &AccountId) -> Vec<Arc<Session>> {
         let watches = self.watches.lock();
         watches.of.get(account).into_iter().flatten().filter_map(|(_, session)| session.upgrade()).collect()
@@ -117,14 +136,15 @@ impl Presence {
 impl Sessions {
     /// The account has come online, or changed its `setting`.
     pub(super) fn presence_changed(&self, account: AccountId, setting: bool) {
-        if self.presence.watches.lock().of.contains_key(&account) {
-            self.courier.presence(Change { account, last_seen_ms: None, setting });
+        // Other gateways have watchers of their own.
+        if self.cluster.is_some() || self.presence.is_watched(&account) {
+            self.courier.presence(Change { account, last_seen_ms: None, setting, from: None });
         }
     }
 
     /// The account's last connection is gone.
     pub(super) fn last_seen(&self, account: AccountId) {
-        self.courier.presence(Change { account, last_seen_ms: Some(self.clock.now_ms()), setting: false });
+        self.courier.presence(Change { account, last_seen_ms: Some(self.clock.now_ms()), setting: false, from: None });
     }
 
     /// Replaces what a connection watches, and tells the current state of those it may see.
@@ -152,23 +172,41 @@ impl Sessions {
         let stored = self.presence.store.presence(&asked).await?;
         let viewer_hides = stored.iter().any(|s| s.account == viewer && s.hidden);
         let stored: HashMap<_, _> = stored.into_iter().map(|s| (s.account, s)).collect();
-        Ok(accounts.iter().map(|account| self.shown(*account, stored.get(account), viewer_hides)).collect())
+        let online = self.online_anywhere(accounts.iter().copied(), &HashMap::new()).await;
+        Ok(accounts.iter().map(|account| shown(*account, stored.get(account), viewer_hides, online.contains(account))).collect())
     }
 
-    /// Somebody hidden looks like somebody who was never seen.
-    fn shown(&self, account: AccountId, stored: Option<&PresenceSetting>, viewer_hides: bool) -> v1::Presence {
-        let hidden = viewer_hides || stored.is_some_and(|s| s.hidden);
-        let online = !hidden && self.online(account);
-        let last_seen_ms = if hidden || online { 0 } else { stored.map_or(0, |s| s.last_seen_ms) };
-        v1::Presence { account: account.to_bytes(), online, last_seen_ms }
+    /// Those of the accounts that are connected, here or at another gateway.
+    async fn online_anywhere(&self, accounts: impl Iterator<Item = AccountId>, gone_from: &HashMap<AccountId, GatewayId>) -> HashSet<AccountId> {
+        let (mut online, others): (HashSet<_>, Vec<_>) = {
+            let (here, others): (Vec<_>, Vec<_>) = accounts.partition(|account| self.online(*account));
+            (here.into_iter().collect(), others)
+        };
+        if let Some(cluster) = &self.cluster
+            && !others.is_empty()
+        {
+            online.extend(cluster.online_elsewhere(&others, gone_from).await);
+        }
+        online
     }
 
-    /// Stores when accounts were last seen and tells watchers what changed.
+    /// Stores when accounts were last seen and tells watchers, and other gateways, what changed.
     pub(super) async fn push_presence(&self, changes: Vec<Change>) {
-        let gone: Vec<_> = changes.iter().filter(|c| !self.online(c.account)).filter_map(|c| Some((c.account, c.last_seen_ms?))).collect();
+        // Of an account that nobody here watches only its going needs to be known.
+        let asked: HashSet<_> =
+            changes.iter().filter(|c| c.last_seen_ms.is_some() || self.presence.is_watched(&c.account)).map(|c| c.account).collect();
+        let came: HashSet<_> = changes.iter().filter(|c| c.came_elsewhere()).map(|c| c.account).collect();
+        let gone_from: HashMap<_, _> = changes.iter().filter_map(Change::gone_from).collect();
+        let mut online = self.online_anywhere(asked.difference(&came).copied(), &gone_from).await;
+        online.extend(came);
+        let here = || changes.iter().filter(|c| c.from.is_none());
+        let gone: Vec<_> = here().filter(|c| !online.contains(&c.account)).filter_map(|c| Some((c.account, c.last_seen_ms?))).collect();
         if !gone.is_empty() {
             // Not repeated: last seen is a courtesy, and the next disconnect tells it anew.
             let _ = self.within(self.presence.store.seen(&gone)).await;
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.tell_presence(here().map(|c| (c.account, c.last_seen_ms, c.setting)));
         }
         let changed: HashSet<AccountId> = changes.iter().map(|c| c.account).collect();
         let settings: HashSet<AccountId> = changes.iter().filter(|c| c.setting).map(|c| c.account).collect();
@@ -185,7 +223,7 @@ impl Sessions {
         let stored: HashMap<_, _> = stored.into_iter().map(|s| (s.account, s)).collect();
         for (account, watcher) in told {
             let watcher_hides = stored.get(&watcher.device().account).is_some_and(|s| s.hidden);
-            let presence = self.shown(account, stored.get(&account), watcher_hides);
+            let presence = shown(account, stored.get(&account), watcher_hides, online.contains(&account));
             // A push that says nothing would say, by its time, that somebody hidden has come or gone.
             if settings.contains(&account) || presence.online || presence.last_seen_ms > 0 {
                 self.push_to(&watcher, presence);
@@ -198,4 +236,12 @@ impl Sessions {
             session.wake();
         }
     }
+}
+
+/// Somebody hidden looks like somebody who was never seen.
+fn shown(account: AccountId, stored: Option<&PresenceSetting>, viewer_hides: bool, online: bool) -> v1::Presence {
+    let hidden = viewer_hides || stored.is_some_and(|s| s.hidden);
+    let online = !hidden && online;
+    let last_seen_ms = if hidden || online { 0 } else { stored.map_or(0, |s| s.last_seen_ms) };
+    v1::Presence { account: account.to_bytes(), online, last_seen_ms }
 }

@@ -97,6 +97,8 @@ pub struct Session {
     pinged_ms: AtomicU64,
     delivered_ms: AtomicU64,
     checked_ms: AtomicU64,
+    /// The heads are to be checked soon, however quiet it is.
+    check_soon: AtomicBool,
     inbox: Mutex<Inbox>,
     waker: AtomicWaker,
 }
@@ -124,6 +126,7 @@ impl Session {
             pinged_ms: AtomicU64::new(running_ms),
             delivered_ms: AtomicU64::new(0),
             checked_ms: AtomicU64::new(running_ms),
+            check_soon: AtomicBool::new(false),
             inbox: Mutex::new(inbox),
             waker: AtomicWaker::new(),
         }
@@ -182,6 +185,16 @@ impl Session {
 
     pub(super) fn set_checked(&self, running_ms: u64) {
         self.checked_ms.store(running_ms, Ordering::Relaxed);
+        self.check_soon.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_to_be_checked_soon(&self) -> bool {
+        self.check_soon.load(Ordering::Relaxed)
+    }
+
+    /// Has the heads checked by the next round.
+    pub(super) fn check_soon(&self) {
+        self.check_soon.store(true, Ordering::Relaxed);
     }
 
     /// Whether live deliveries go in at present.
@@ -237,6 +250,18 @@ impl Session {
         inbox.bytes += bytes;
         inbox.events.push(Event::Push(Box::new(kind)));
         wake
+    }
+
+    /// Something may have been on its way here and was lost: a connection that catches up will read the heads once more. Returns whether it is live, so that
+    /// it has to be told instead.
+    pub(super) fn note_missed(&self) -> bool {
+        match &mut self.inbox.lock().mode {
+            Mode::Dropping { dropped } => {
+                *dropped = true;
+                false
+            }
+            Mode::Live => true,
+        }
     }
 
     /// Tells the connection something and wakes it.

@@ -41,6 +41,8 @@ pub struct SessionSettings {
     pub rescue_after: Duration,
     /// When draining, clients are asked to come back at a random moment within this.
     pub drain_spread: Duration,
+    /// When draining, connections are asked one after the other over this time instead of all at once: for a server whose clients have others to go to.
+    pub drain_over: Duration,
     /// `KeysLow` is pushed on connect when fewer one-time prekeys of either kind are left.
     pub keys_low_below: u32,
     /// Forwarded typing notices per second and connection; the rest is dropped.
@@ -76,6 +78,7 @@ impl Default for SessionSettings {
             receipts_every: Duration::from_millis(20),
             rescue_after: Duration::from_secs(3),
             drain_spread: Duration::from_secs(10),
+            drain_over: Duration::ZERO,
             keys_low_below: 20,
             typing_per_second: 4,
             old_sends_per_second: 256,

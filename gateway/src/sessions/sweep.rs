@@ -66,12 +66,24 @@ impl Sessions {
             // A quiet moment is preferred, since then nothing that is just on its way looks like missing; but the check is not put off for long.
             let since = now.running_ms.saturating_sub(session.checked_ms());
             let quiet = now.running_ms.saturating_sub(session.delivered_ms()) >= rescue_ms;
-            if (since >= keep_alive_ms || quiet && since + 2 * rescue_ms >= keep_alive_ms) && session.is_live() {
+            let is_due = since >= keep_alive_ms || quiet && since + 2 * rescue_ms >= keep_alive_ms;
+            if (is_due || session.is_to_be_checked_soon()) && session.is_live() {
                 session.set_checked(now.running_ms);
                 due.push(session);
             }
         }
         due
+    }
+
+    /// Checks the heads of all live devices, and has those that catch up read theirs once more: something may have been lost on its way here.
+    pub(crate) async fn check_all_heads(&self) {
+        for shard in 0..SHARDS {
+            let sessions = self.directory.in_shard(shard);
+            let live: Vec<_> = sessions.iter().filter(|s| s.note_missed() && s.is_established()).collect();
+            for sessions in live.chunks(HEADS_AT_ONCE) {
+                self.check_heads(sessions).await;
+            }
+        }
     }
 
     /// Rule 1: the last message of a conversation has no successor to expose its loss.

@@ -50,6 +50,8 @@ pub struct Pump<S> {
     closing: bool,
     gone: bool,
     id: u64,
+    /// See [`Sessions::era`].
+    era: Option<u64>,
     /// Counts the connection for as long as it lives.
     permit: Permit,
 }
@@ -66,7 +68,7 @@ where
 {
     /// A connection whose upgrade has been answered. `text`: under the JSON subprotocol.
     pub fn new(socket: S, sessions: Arc<Sessions>, permit: Permit, text: bool) -> Self {
-        let id = sessions.next_connection();
+        let (id, era) = (sessions.next_connection(), sessions.era());
         let connection = Connection::new(id, Arc::clone(sessions.shared()), text, sessions.now());
         let later = Some(hello(sessions.shared().settings.hello_within, sessions.draining().clone()));
         Self {
@@ -83,6 +85,7 @@ where
             closing: false,
             gone: false,
             id,
+            era,
             permit,
         }
     }
@@ -257,6 +260,11 @@ where
 
     /// One round over everything that may have something. `None` when the connection is over or closing.
     fn turn(&mut self, cx: &mut Context<'_>, actions: &mut Vec<Action>) -> Option<u32> {
+        if self.sessions.era() != self.era {
+            // This process was stopped, and the device may be connected elsewhere by now: nothing that came meanwhile is handled.
+            self.gone = true;
+            return None;
+        }
         let now = self.sessions.now();
         if let Some(input) = self.due(cx) {
             self.handle(input, now, actions);

@@ -213,6 +213,7 @@ impl Bed {
             tokens: tokens.clone(),
             clock: Clock::Manual(Arc::clone(&clock)),
             admit_send: Box::new(|_| Admission::Admitted),
+            cluster: None,
         };
         let shutdown = CancellationToken::new();
         let sessions = Sessions::start(settings, ports, &shutdown, &TaskTracker::new());

@@ -122,6 +122,7 @@ impl Rig {
             tokens: tokens.clone(),
             clock: clock.clone(),
             admit_send: Box::new(move |device| admit.send(device, admit_clock.now_ms())),
+            cluster: None,
         };
         let sessions = Sessions::start(SessionSettings::default(), ports, &end, &tasks);
         let health = Arc::new(Health::new(&["database"]));
@@ -130,6 +131,7 @@ impl Rig {
             log,
             accounts,
             sessions,
+            cluster: None,
             tokens,
             challenges: Challenges::new([9; 32]),
             origins: Origins::new(&config, config.listen),

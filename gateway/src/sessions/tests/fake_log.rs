@@ -1,6 +1,9 @@
 //! A message log in memory, whose answers a test can hold back. It checks no device lists.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use kith_chat_core::log::{
@@ -59,14 +62,20 @@ struct Inner {
 
 #[derive(Debug)]
 pub(crate) struct FakeLog {
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
     resolved: mpsc::Sender<Vec<Resolved>>,
 }
 
 impl FakeLog {
     pub(crate) fn new() -> (Self, mpsc::Receiver<Vec<Resolved>>) {
         let (resolved, receiver) = mpsc::channel(100_000);
-        (Self { inner: Mutex::default(), resolved }, receiver)
+        (Self { inner: Arc::default(), resolved }, receiver)
+    }
+
+    /// The same log for another process.
+    pub(crate) fn beside(&self) -> (Self, mpsc::Receiver<Vec<Resolved>>) {
+        let (resolved, receiver) = mpsc::channel(100_000);
+        (Self { inner: Arc::clone(&self.inner), resolved }, receiver)
     }
 
     /// Appends wait until [`Self::release`].

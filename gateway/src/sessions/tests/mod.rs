@@ -13,13 +13,11 @@ use kith_proto::{
     v1::{ErrorCode, client_frame, server_frame::Kind},
 };
 
-use self::{
-    channel::until,
-    rig::{Client, UNIX_MS, direct, text_to},
-};
+use self::rig::UNIX_MS;
 pub(crate) use self::{
+    channel::until,
     fake_log::FakeLog,
-    rig::{Rig, device},
+    rig::{Client, FakePresence, Rig, device, direct, text_to},
 };
 use super::SessionSettings;
 use crate::{
@@ -35,7 +33,7 @@ fn rig(settings: SessionSettings) -> (Rig, Arc<FakeLog>) {
     (Rig::start(settings, Arc::clone(&log) as _, resolved), log)
 }
 
-async fn accepted(client: &mut Client, id: u64) -> v1::Accepted {
+pub(crate) async fn accepted(client: &mut Client, id: u64) -> v1::Accepted {
     loop {
         let frame = client.next_frame().await.expect("open");
         if frame.id == id {

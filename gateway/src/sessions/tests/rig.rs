@@ -27,6 +27,7 @@ use super::{
     channel::{self, DEADLINE},
 };
 use crate::{
+    cluster::Cluster,
     connection::Outgoing,
     socket::{Inbound, Pump, SocketError},
     token::TokenKey,
@@ -88,21 +89,33 @@ pub(crate) struct Rig {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) clock: Arc<AtomicU64>,
     tokens: TokenKey,
-    shutdown: CancellationToken,
-    tracker: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tracker: TaskTracker,
 }
 
 impl Rig {
     pub(crate) fn start(settings: SessionSettings, log: Arc<dyn MessageLog>, resolved: mpsc::Receiver<Vec<Resolved>>) -> Self {
+        Self::start_among(settings, log, resolved, Arc::new(FakePresence::default()), None)
+    }
+
+    /// One of several, if there is a cluster.
+    pub(crate) fn start_among(
+        settings: SessionSettings,
+        log: Arc<dyn MessageLog>,
+        resolved: mpsc::Receiver<Vec<Resolved>>,
+        presence: Arc<dyn PresenceStore>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
         let clock = Arc::new(AtomicU64::new(UNIX_MS));
         let tokens = TokenKey::new([7; 32]);
         let ports = Ports {
             log,
             resolved,
-            presence: Arc::new(FakePresence::default()),
+            presence,
             tokens: tokens.clone(),
             clock: Clock::Manual(Arc::clone(&clock)),
             admit_send: Box::new(|_| Admission::Admitted),
+            cluster,
         };
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
         let sessions = Sessions::start(settings, ports, &shutdown, &tracker);
