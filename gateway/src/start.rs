@@ -4,6 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use kith_chat_core::{
     accounts::{Accounts, AccountsError},
+    bus::{self, Bus, Relay},
     domain::Clock,
     sessions::{
         GatewayId,
@@ -59,6 +60,9 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
+    /// Kafka cannot be used; names its address.
+    #[error(transparent)]
+    Bus(#[from] bus::OpenError),
     /// Accounts and messages cannot be had.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -113,6 +117,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
 struct Running {
     state: Arc<AppState>,
     storage: Storage,
+    bus: Arc<dyn Bus>,
+    relay: Relay,
     /// Ends the background tasks.
     background: CancellationToken,
 }
@@ -123,6 +129,7 @@ impl Running {
         let clock = Clock::System;
         let (storage, resolved) = Storage::open(&config, clock.clone()).await?;
         let (accounts, log, name) = (storage.accounts(), storage.log(), storage.name());
+        let bus = bus::open(config.kafka.options().as_ref()).await?;
         let tokens = TokenKey::new(accounts.secret("access_token", rand::random()).await?);
         let limits = Arc::new(Limits::new(&config.limits));
         let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -160,7 +167,8 @@ impl Running {
         if let Some(joined) = joined {
             joined.start(&state, &background);
         }
-        let running = Self { state, storage, background };
+        let relay = Relay::start(storage.outbox(), Arc::clone(&bus));
+        let running = Self { state, storage, bus, relay, background };
         running.every(PURGE_EVERY, purge);
         let name: Arc<str> = name.into();
         running.every(PROBE_EVERY, move |state| probe(state, Arc::clone(&name)));
@@ -219,6 +227,8 @@ impl Running {
         if timeout(END_WITHIN, self.state.tasks.wait()).await.is_err() {
             tracing::error!("background tasks did not end in time");
         }
+        self.relay.stop().await;
+        self.bus.close().await;
         self.storage.close().await;
     }
 }

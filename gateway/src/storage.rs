@@ -4,6 +4,7 @@ use std::{path::Path, path::PathBuf, sync::Arc};
 
 use kith_chat_core::{
     accounts::{Accounts, PostgresAccounts, SqliteAccounts},
+    bus::outbox::{Outbox, PostgresOutbox, SqliteOutbox},
     domain::Clock,
     log::{
         MessageLog, Resolved,
@@ -72,6 +73,14 @@ impl Storage {
         match self {
             Self::Embedded(database) => Arc::clone(database) as _,
             Self::Postgres { log, .. } => Arc::clone(log) as _,
+        }
+    }
+
+    /// The events that changes have left behind.
+    pub(crate) fn outbox(&self) -> Box<dyn Outbox> {
+        match self {
+            Self::Embedded(database) => Box::new(SqliteOutbox::new(Arc::clone(database))),
+            Self::Postgres { server, .. } => Box::new(PostgresOutbox::new(Arc::clone(server))),
         }
     }
 

@@ -35,8 +35,8 @@ pub use self::{
     origins::Origins,
     secret::Secret,
     sections::{
-        ClusterSection, Http, Limits, LogFormat, Logging, Metrics, PostgresSection, Prekeys, RedisSection, Registration, RegistrationPolicy,
-        RetentionSettings, SessionsSection, Storage, Synchronous, Tls, Tokens,
+        ClusterSection, Http, KafkaSection, Limits, LogFormat, Logging, Metrics, PostgresSection, Prekeys, RedisSection, Registration,
+        RegistrationPolicy, RetentionSettings, SessionsSection, Storage, Synchronous, Tls, Tokens,
     },
     source::ConfigError,
 };
@@ -71,6 +71,8 @@ pub struct Config {
     pub postgres: PostgresSection,
     /// Redis, which tells several servers on one PostgreSQL of one another.
     pub redis: RedisSection,
+    /// Kafka, for events beside the way of a message.
+    pub kafka: KafkaSection,
     /// This server among others.
     pub cluster: ClusterSection,
     /// TLS, if not ended by a proxy.
@@ -95,6 +97,7 @@ impl Default for Config {
             storage: Storage::default(),
             postgres: PostgresSection::default(),
             redis: RedisSection::default(),
+            kafka: KafkaSection::default(),
             cluster: ClusterSection::default(),
             tls: Tls::default(),
             log: Logging::default(),

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use kith_chat_core::{accounts::PrekeyCaps, domain::Rate, postgres};
+use kith_chat_core::{accounts::PrekeyCaps, bus::KafkaOptions, domain::Rate, postgres};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, Secret};
@@ -373,6 +373,31 @@ pub struct ClusterSection {
 impl Default for ClusterSection {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), advertise: String::new(), lease_ms: 10_000 }
+    }
+}
+
+/// `[kafka]`: where events go that are worked on beside the way of a message; without brokers they stay in this process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaSection {
+    /// Addresses of brokers to begin with, `host:port`, separated by commas.
+    pub brokers: String,
+    /// What the names of topics and groups begin with.
+    pub topic_prefix: String,
+}
+
+impl Default for KafkaSection {
+    fn default() -> Self {
+        Self { brokers: String::new(), topic_prefix: "kith".to_owned() }
+    }
+}
+
+impl KafkaSection {
+    /// How to use the brokers, if there are any.
+    #[must_use]
+    pub fn options(&self) -> Option<KafkaOptions> {
+        let options = || KafkaOptions { prefix: self.topic_prefix.clone(), ..KafkaOptions::new(&self.brokers) };
+        (!self.brokers.is_empty()).then(options)
     }
 }
 
