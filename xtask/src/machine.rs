@@ -24,6 +24,9 @@ pub(crate) struct Tool {
 /// libFuzzer is C++ and comes as source with its crate.
 pub(crate) const CXX: Tool = Tool { what: "a C++ compiler, for the fuzzing runtime", probe: &["c++", "--version"], package: "g++" };
 
+/// The workspace's tests are built with the feature `kafka`; the server alone is not.
+pub(crate) const MAKE: Tool = Tool { what: "make, with which librdkafka is built", probe: &["make", "--version"], package: "make" };
+
 /// The interpreter with the module that makes environments.
 pub(crate) const PYTHON: Tool = Tool {
     what: "Python 3.11 or later with venv, for the vectors and the black-box client",

@@ -45,7 +45,10 @@ pub(crate) fn clippy() -> Step {
 }
 
 pub(crate) fn build() -> Step {
-    let build = step("build", 40, |deadline| run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline));
+    let build = step("build", 40, |deadline| {
+        machine::ensure(&machine::MAKE, deadline)?;
+        run(&mut cargo(&["build", "--workspace", "--all-targets"]), deadline)
+    });
     Step { essential: true, ..build }
 }
 
