@@ -63,7 +63,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let steps = match Arguments::parse().command {
-        Command::Test => return report::run_all(&steps::everything(), Duration::from_secs(40 * 60)),
+        Command::Test => return report::run_all(&steps::everything(), Duration::from_secs(80 * 60)),
         Command::Fmt => steps::fmt(),
         Command::Clippy => steps::clippy(),
         Command::Build => steps::build(),
