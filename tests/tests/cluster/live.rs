@@ -70,7 +70,7 @@ async fn a_revoked_device_is_cut_at_the_other_server() -> Story {
     let (_, mut bob) = fleet.friends().await?;
     let person = &mut bob.person;
     let first = person.identity.certify(&person.device, 1);
-    let second = Device::default();
+    let mut second = Device::default();
     let certificate = person.identity.certify(&second, person.identity.list_version() + 1);
     let list = person.identity.sign_list(&[(&person.device, &first), (&second, &certificate)]);
     let prekeys = DevicePrekeys { device: second.id, name: None, prekeys: second.prekeys(person.identity.account, 1) };
