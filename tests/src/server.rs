@@ -35,7 +35,7 @@ pub const DROP_DELIVERIES: &str = "KITH_SESSIONS_DROP_DELIVERIES";
 const WIDE_LIMITS: &[(&str, &str)] = &[("KITH_LIMITS_ENFORCED", "false")];
 
 /// `cluster` lets every story be played on PostgreSQL and Redis, but for those about the embedded database itself. `cargo xtask test` plays them both ways.
-const SHAPE: &str = "KITH_TEST_SHAPE";
+const SHAPE: &str = "TEST_SHAPE";
 
 /// A server with a folder and an address that stay the same over restarts.
 #[derive(Debug)]

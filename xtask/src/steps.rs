@@ -73,7 +73,7 @@ pub(crate) fn cluster() -> Step {
     step("cluster", 15, move |deadline| {
         let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
         test.args(stories).args(["--", "--skip", "shim", "--skip", "kill_under_load", "--skip", "disk_full"]);
-        run(test.env("KITH_TEST_SHAPE", "cluster"), deadline)
+        run(test.env("TEST_SHAPE", "cluster"), deadline)
     })
 }
 

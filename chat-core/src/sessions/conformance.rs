@@ -383,12 +383,16 @@ impl Cache {
 
 pub(crate) async fn a_cache_that_obeys_ends_up_right(fixture: &impl Fixture) {
     const LAST: u64 = 500;
+    const LOOKS: u32 = 3;
     let [one, two] = two(fixture).await;
     let mut news = two.stale().unwrap();
     let phone = device(1, 1);
     let writer = Arc::clone(&one);
+    // Neither outruns the other: one write for some looks.
+    let (turns, mut turn) = mpsc::channel(1);
     let writing = tokio::spawn(async move {
         for epoch in 1..=LAST {
+            turn.recv().await;
             // Links are cut meanwhile.
             while writer.enter(&[(phone, epoch)]).await.is_err() {
                 time::sleep(Duration::from_millis(5)).await;
@@ -401,6 +405,9 @@ pub(crate) async fn a_cache_that_obeys_ends_up_right(fixture: &impl Fixture) {
         cache.look(&two, &mut news).await;
         seen.extend(cache.kept.iter().flatten().map(|place| place.epoch));
         round += 1;
+        if round % LOOKS == 0 {
+            let _ = turns.try_send(());
+        }
         if round == 50 {
             fixture.cut().await;
         }
