@@ -63,7 +63,7 @@ pub(super) struct Target {
 #[derive(Debug)]
 enum Runs {
     Elsewhere { pid: Option<u32> },
-    Server(ServerChild, TempDir),
+    Server(Box<ServerChild>, TempDir),
     Cluster(Box<Cluster>),
 }
 
@@ -129,7 +129,7 @@ impl Target {
         }
         let child = ServerChild::start(folder.path(), SocketAddr::from(([127, 0, 0, 1], 0)), &settings).await?;
         let url = format!("http://{}", child.address());
-        Ok(Self { endpoints: vec![endpoint(&child)], api: Api::new(&url, &url, None)?, runs: Runs::Server(child, folder) })
+        Ok(Self { endpoints: vec![endpoint(&child)], api: Api::new(&url, &url, None)?, runs: Runs::Server(Box::new(child), folder) })
     }
 
     async fn cluster(gateways: usize) -> anyhow::Result<Self> {

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Stage {
     /// One process with a folder of its own, killed and started again.
-    OneServer { server: Option<ServerChild>, address: SocketAddr, pid: u32, data: PathBuf },
+    OneServer { server: Option<Box<ServerChild>>, address: SocketAddr, pid: u32, data: PathBuf },
     /// Two gateways behind one address, of which the first is killed for good.
     Fleet { cluster: Box<Cluster>, balancer: Balancer, pid: u32 },
 }
@@ -33,7 +33,7 @@ impl Stage {
         t.explain("A server of its own: one process, one folder, nothing to configure.");
         let (address, pid, ready) = (server.address(), server.pid(), server.started_in().as_millis());
         t.event(&format!("the server listens on http://{address} (process {pid}, ready after {ready} ms)"));
-        Ok(Self::OneServer { server: Some(server), address, pid, data: data.to_owned() })
+        Ok(Self::OneServer { server: Some(Box::new(server)), address, pid, data: data.to_owned() })
     }
 
     /// Starts PostgreSQL, Redis and two gateways.
@@ -114,7 +114,7 @@ impl Stage {
                 let again = ServerChild::start(data, *address, &[]).await?;
                 let (pid, ready) = (again.pid(), again.started_in().as_millis());
                 t.event(&format!("the server is started again on the same folder (process {pid}, ready after {ready} ms)"));
-                *server = Some(again);
+                *server = Some(Box::new(again));
             }
             Self::Fleet { .. } => t.event("nobody starts anything: the other gateway takes her in"),
         }

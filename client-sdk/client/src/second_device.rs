@@ -43,7 +43,7 @@ pub async fn add(first: &Client, second: ClientBuilder) -> Result<Client, AddDev
         Ok((store, request, prekeys))
     })
     .await?;
-    let enrolled = first.request(|reply| Command::SignListWith { request, prekeys: Box::new(prekeys), reply }).await?;
+    let enrolled = first.request(|reply| Command::SignListWith { request: Box::new(request), prekeys: Box::new(prekeys), reply }).await?;
     first.publish_list(&enrolled.publication).await?;
     let record = enrolled.record;
     let store = start::on_a_thread(move || confirm(store, &record)).await?;

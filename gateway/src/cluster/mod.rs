@@ -212,7 +212,7 @@ impl Cluster {
 
     /// A push for the account's devices at other gateways, or for one of them.
     pub(crate) fn tell(&self, account: AccountId, device: Option<DeviceId>, kind: Kind) {
-        self.job(Job::Tell(account, device, kind));
+        self.job(Job::Tell(account, device, Box::new(kind)));
     }
 
     /// Ends connections of the device at other gateways, wherever they are.

@@ -38,7 +38,7 @@ pub(super) enum Job {
     /// A message that had been accepted before: its receivers are to look into the log.
     Again(Arc<Resolved>),
     /// A push for an account, or for one device of it.
-    Tell(AccountId, Option<DeviceId>, Kind),
+    Tell(AccountId, Option<DeviceId>, Box<Kind>),
 }
 
 impl Job {
@@ -220,7 +220,7 @@ impl Cluster {
                 }
                 // Both accounts may have devices there; each is told where it has some.
                 Job::Again(_) => None,
-                Job::Tell(account, device, push) => Some(wire::tell(*account, *device, push.clone())),
+                Job::Tell(account, device, push) => Some(wire::tell(*account, *device, push.as_ref().clone())),
             };
             let out = batch.entry(gateway).or_default();
             out.extend(item);

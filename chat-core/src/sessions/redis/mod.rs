@@ -245,7 +245,7 @@ impl SessionDirectory for RedisDirectory {
             let Gateway { id, address } = &self.gateway;
             let arguments = vec![gateway_id(*id), address.clone().into(), milliseconds(self.lease), milliseconds(KEPT_FOR)];
             let mut answers = link.run(&SCRIPTS.renew, vec![Call { keys: vec![self.keys.gateways()], arguments }]).await?;
-            renewal(list(answers.pop().ok_or(CallError::Answer)?)?)
+            renewal(&list(answers.pop().ok_or(CallError::Answer)?)?)
         })
         .await
     }
@@ -260,7 +260,7 @@ impl SessionDirectory for RedisDirectory {
 }
 
 /// Reads the answer of `renew.lua`.
-fn renewal(answer: Vec<Value>) -> Result<Renewal, CallError> {
+fn renewal(answer: &[Value]) -> Result<Renewal, CallError> {
     let Some((Value::Integer(anew), gateways)) = answer.split_first() else { return Err(CallError::Answer) };
     let gateway = |pair: &[Value]| {
         let [id, address] = pair else { return Err(CallError::Answer) };

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Meet { account: AccountId, username: String, history: AccountHistory, reply: Reply<Result<ConversationId, RequestError>> },
     SignListWithout { device: DeviceId, reply: Reply<Result<PublishListRequest, RequestError>> },
     DescribeOwn { reply: Reply<Result<OwnAccount, RequestError>> },
-    SignListWith { request: CertificateRequest, prekeys: Box<PrekeyUpload>, reply: Reply<Result<Enrolled, RequestError>> },
+    SignListWith { request: Box<CertificateRequest>, prekeys: Box<PrekeyUpload>, reply: Reply<Result<Enrolled, RequestError>> },
     RefreshOwnList { reply: Reply<Result<(), CallError>> },
     SetPresence { hidden: bool, reply: Reply<Result<(), RequestError>> },
 }
