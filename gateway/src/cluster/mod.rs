@@ -126,7 +126,7 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Nothing runs before [`Self::start`].
+    /// Nothing runs before `start`.
     #[must_use]
     pub fn new(ports: ClusterPorts) -> Arc<Self> {
         let ClusterPorts { directory, secret, lease, clock } = ports;

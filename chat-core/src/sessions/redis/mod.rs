@@ -9,7 +9,7 @@
 //! told between its call and its keeping, and (2) drops what it keeps when it is told, is never wrong for good. How long it may be wrong: as long
 //! as the news takes to arrive; if the link has broken silently, or Redis was flushed, until that is noticed, which takes at most 2 s.
 //!
-//! Why it holds: a [`Link`] is one life of the connections. They are never mended; when one breaks, or a cluster changes its shape, the whole link is over, and
+//! Why it holds: a `Link` is one life of the connections. They are never mended; when one breaks, or a cluster changes its shape, the whole link is over, and
 //! another is made, which is not used before tracking is on. So every answer came over a tracked connection, and Redis sends what changed after the answer, on the
 //! same connection. If that does not arrive, the connection broke, and the end of a link tells `Everything`, after the link was taken out of use.
 //!
