@@ -10,7 +10,7 @@ use kith_proto::{
 };
 
 use self::fleet::{Fleet, Member};
-use crate::sessions::tests::{Client, accepted, device, direct, text_to, until};
+use crate::sessions::tests::{Client, DEADLINE, accepted, device, direct, text_to, until};
 
 /// Until this one comes. Others may come before or again: whoever has just connected looks into the log once more.
 async fn delivery(client: &mut Client, seq: u64) {
@@ -187,9 +187,12 @@ async fn a_directory_that_has_forgotten_everything_learns_it_again() {
     let (mut a, mut b) = (one.rig.level(alice, 1).await, two.rig.level(bob, 1).await);
     let looking = fleet.hub.join(GatewayId(9), "127.0.0.1:1");
     fleet.hub.forget();
-    while looking.find(&[bob.account]).await.unwrap() == [vec![]] {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let entered = async {
+        while looking.find(&[bob.account]).await.unwrap() == [vec![]] {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, entered).await.expect("it is not entered anew");
     let id = a.send(text_to(alice, bob, 1));
     accepted(&mut a, id).await;
     assert_eq!(b.deliveries(1).await, [1]);
@@ -205,9 +208,12 @@ async fn a_session_that_ends_leaves_the_directory() {
     let looking = fleet.hub.join(GatewayId(9), "127.0.0.1:1");
     assert_eq!(looking.find(&[alice.account]).await.unwrap()[0].len(), 1, "it stands there before it is level");
     drop(a);
-    while !looking.find(&[alice.account]).await.unwrap()[0].is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let left = async {
+        while !looking.find(&[alice.account]).await.unwrap()[0].is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, left).await.expect("it stays in the directory");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

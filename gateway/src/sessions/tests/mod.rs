@@ -15,7 +15,7 @@ use kith_proto::{
 
 use self::rig::UNIX_MS;
 pub(crate) use self::{
-    channel::until,
+    channel::{DEADLINE, until},
     fake_log::FakeLog,
     rig::{Client, FakePresence, Rig, device, direct, text_to},
 };
