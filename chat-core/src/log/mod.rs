@@ -251,7 +251,7 @@ pub struct Moved {
     pub account: AccountId,
     /// The other member, who is to be told if `mutual`.
     pub peer: AccountId,
-    /// The furthest any device of the account has got.
+    /// The furthest any device of the account has got, checkpoints at the end not counted: nobody sees them come, so nobody is told that they did.
     pub delivered: u64,
     /// Seen by the user.
     pub read: u64,

@@ -14,7 +14,12 @@ macro_rules! migration {
 }
 
 /// All of them, in order. Add at the end; the folder and this list are compared by a test.
-const MIGRATIONS: &[Migration] = &[migration!("20261121090000_log"), migration!("20261121100000_accounts"), migration!("20261121140000_outbox")];
+const MIGRATIONS: &[Migration] = &[
+    migration!("20261121090000_log"),
+    migration!("20261121100000_accounts"),
+    migration!("20261121140000_outbox"),
+    migration!("20261121200000_shown"),
+];
 
 /// Why a schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]

@@ -10,4 +10,5 @@ mod oversized;
 mod prekeys;
 mod replaced_connection;
 mod revoked_device;
+mod silent_checkpoints;
 mod tokens;

@@ -89,6 +89,34 @@ pub(crate) async fn watermarks_are_the_furthest_device<F: Fixture>() {
     assert_eq!(bed.state(device(1, 1)).await.peer_delivered, 4, "does not fall with the device");
 }
 
+pub(crate) async fn a41_a_checkpoint_is_acknowledged_in_silence<F: Fixture>() {
+    let mut bed = Bed::<F>::new().await;
+    let checkpoint = |id| Append { checkpoint: true, ..append(id) };
+    let ack = |bed: &Bed<F>, seq| {
+        let log = bed.log();
+        async move { log.acknowledge(device(2, 1), &[(between(1, 2), seq)]).await.unwrap() }
+    };
+    bed.send_many(1, 2).await;
+    bed.send(checkpoint(3)).await;
+    assert_eq!(ack(&bed, 3).await[0].delivered, 2, "up to the last message");
+    // A retry does not count as a message, even before a checkpoint in one batch.
+    let outcomes = bed.submit(vec![append(2), checkpoint(4)]).await;
+    assert_eq!(outcomes.iter().map(accepted).collect::<Vec<_>>(), [(2, true), (4, false)]);
+    assert_eq!(ack(&bed, 4).await, []);
+    bed.log().flush().await.unwrap();
+    bed.send(checkpoint(5)).await;
+    for how in [Reopen::Died, Reopen::Closed] {
+        bed = bed.reopen(how).await;
+        assert_eq!(bed.state(device(1, 1)).await.peer_delivered, 2);
+    }
+    assert_eq!(ack(&bed, 5).await, []);
+    assert_eq!(bed.state(device(2, 1)).await.cursor, 5);
+    let outcomes = bed.submit(vec![append(2), append(6), checkpoint(7)]).await;
+    assert_eq!(outcomes.iter().map(accepted).collect::<Vec<_>>(), [(2, true), (6, false), (7, false)]);
+    assert_eq!(ack(&bed, 7).await[0].delivered, 6);
+    assert_eq!(bed.state(device(1, 1)).await.peer_delivered, 6);
+}
+
 pub(crate) async fn read_marks_are_per_account<F: Fixture>() {
     let mut bed = Bed::<F>::new().await;
     bed.send_many(1, 4).await;

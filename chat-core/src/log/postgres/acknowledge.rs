@@ -39,19 +39,21 @@ const ATTEMPTS: usize = 4;
 /// If anything in the batch is wrong, nothing moves, and the facts tell what is wrong. Watermarks are those from before; cursors that were put at the head
 /// when their device was linked acknowledge nothing. Rows come, and are locked, in the order of the keys.
 const MOVE: &str = "WITH facts AS MATERIALIZED (
-        SELECT i.n, i.conversation, i.device, i.seq, i.read, c.low, c.high, c.sent, c.head, k.side, k.seq AS old_seq, k.read AS old_read
+        SELECT i.n, i.conversation, i.device, i.seq, i.read, c.low, c.high, c.sent, c.head, c.shown, k.side, k.seq AS old_seq, k.read AS old_read
         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[]) WITH ORDINALITY i(conversation, device, account, seq, read, n)
         LEFT JOIN conversation c ON c.id = i.conversation
         LEFT JOIN cursor k ON k.conversation = i.conversation AND k.device = i.device AND NOT k.retired
             AND i.account = CASE k.side WHEN 0 THEN c.low ELSE c.high END AND c.head > 0
     ), moved AS (
-        UPDATE cursor k SET seq = greatest(k.seq, f.seq), read = greatest(k.read, f.read) FROM facts f
+        UPDATE cursor k SET seq = greatest(k.seq, f.seq), read = greatest(k.read, f.read),
+            delivered = CASE WHEN f.seq > f.old_seq THEN greatest(k.delivered, least(f.seq, f.shown)) ELSE k.delivered END
+        FROM facts f
         WHERE k.conversation = f.conversation AND k.device = f.device AND (f.seq > f.old_seq OR f.read > f.old_read)
             AND NOT EXISTS (SELECT FROM facts WHERE side IS NULL OR greatest(seq, read) > head)
     )
-    SELECT f.low, f.high, f.sent, f.head, f.side, w.delivered, w.read, coalesce(f.old_seq, 0)
+    SELECT f.low, f.high, f.sent, f.head, f.side, w.delivered, w.read, coalesce(f.old_seq, 0), coalesce(f.shown, 0)
     FROM facts f CROSS JOIN LATERAL (
-        SELECT coalesce(max(seq) FILTER (WHERE seq > start), 0) AS delivered, coalesce(max(read), 0) AS read
+        SELECT coalesce(max(delivered), 0) AS delivered, coalesce(max(read), 0) AS read
         FROM cursor WHERE conversation = f.conversation AND side = f.side
     ) w ORDER BY f.n";
 
@@ -106,6 +108,8 @@ struct Fact {
     read: u64,
     /// The device's own.
     cursor: u64,
+    /// The newest entry that is no checkpoint.
+    shown: u64,
 }
 
 impl Call for Move {
@@ -134,6 +138,7 @@ fn fact(row: &PgRow) -> Result<Fact, sqlx::Error> {
         delivered: unsigned(row.try_get(5)?),
         read: unsigned(row.try_get(6)?),
         cursor: unsigned(row.try_get(7)?),
+        shown: unsigned(row.try_get(8)?),
     })
 }
 
@@ -194,8 +199,9 @@ impl Secretary {
                 let Some(fact) = facts.get_mut(&(conversation, device.device, device.account)) else { continue };
                 chores.acknowledged(conversation, seq == fact.head, now);
                 let Some(watermark) = watermarks.get_mut(&(conversation, device.account)) else { continue };
-                // What lies before a device was linked it has not received.
-                let delivered = if seq > fact.cursor { seq } else { 0 };
+                // What lies before a device was linked it has not received. A checkpoint is not seen by its recipient: whoever could have one
+                // acknowledged in silence could watch when a device is on.
+                let delivered = if seq > fact.cursor { seq.min(fact.shown) } else { 0 };
                 fact.cursor = fact.cursor.max(seq);
                 let new = (watermark.0.max(delivered), watermark.1.max(read));
                 if new != *watermark {

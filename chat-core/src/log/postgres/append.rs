@@ -25,7 +25,7 @@ pub(super) const CHECKPOINT: i16 = 0b01;
 pub(super) const FROM_HIGH: i16 = 0b10;
 
 const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}')
-    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
 const CREATE: &str = "SELECT log_create($1, $2, $3)";
 const FIND: &str = "SELECT i.n, m.seq, m.at_ms, c.sent FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY i(conversation, sender, id, n)
     JOIN conversation c ON c.id = i.conversation
@@ -82,6 +82,8 @@ struct Group {
     conversation: ConversationId,
     versions: [i64; 2],
     count: i64,
+    /// Which of them is the last that is no checkpoint, from 1; 0 if all are.
+    shown: i64,
     sent: i16,
 }
 
@@ -114,10 +116,14 @@ impl<'a> Batch<'a> {
                 Some(group) if group.conversation == append.conversation => {
                     group.count += 1;
                     group.sent |= sent;
+                    if !append.checkpoint {
+                        group.shown = group.count;
+                    }
                 }
                 _ => {
                     let versions = members(append).map(|account| rosters.get(account).map_or(0, |roster| roster.version));
-                    groups.push(Group { conversation: append.conversation, versions, count: 1, sent });
+                    let shown = i64::from(!append.checkpoint);
+                    groups.push(Group { conversation: append.conversation, versions, count: 1, shown, sent });
                 }
             }
         }
@@ -153,7 +159,8 @@ impl Call for Batch<'_> {
             .bind(appends.iter().map(|a| bounded(a.sender_list_version)).collect::<Vec<_>>())
             .bind(appends.iter().map(|a| bounded(a.recipient_list_version)).collect::<Vec<_>>())
             .bind(appends.iter().map(flags).collect::<Vec<_>>())
-            .bind(appends.iter().map(|a| Content(a)).collect::<Vec<_>>());
+            .bind(appends.iter().map(|a| Content(a)).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| g.shown).collect::<Vec<_>>());
         let row = query.fetch_one(connection).await?;
         let (base, at_ms, sent): (Vec<i64>, Vec<i64>, Vec<i16>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let placed = base.iter().zip(at_ms).zip(sent);

@@ -14,7 +14,6 @@ const MARKED: &str = "SELECT i.n, k.conversation, k.seq, c.head
     JOIN conversation c ON c.id = k.conversation AND i.account = CASE k.side WHEN 0 THEN c.low ELSE c.high END
     ORDER BY i.n";
 
-/// What a device had when it was linked it has not received: that counts for nobody's watermark.
 const STATES: &str = "SELECT c.id, c.head, c.first, c.sent, k.seq, CASE k.side WHEN 0 THEN c.high ELSE c.low END,
         w.own_read, w.peer_delivered, w.peer_read
     FROM unnest($3::uuid[]) WITH ORDINALITY i(id, n)
@@ -22,7 +21,7 @@ const STATES: &str = "SELECT c.id, c.head, c.first, c.sent, k.seq, CASE k.side W
     JOIN cursor k ON k.conversation = c.id AND k.device = $1 AND NOT k.retired AND $2 = CASE k.side WHEN 0 THEN c.low ELSE c.high END
     CROSS JOIN LATERAL (
         SELECT coalesce(max(read) FILTER (WHERE side = k.side), 0) AS own_read, coalesce(max(read) FILTER (WHERE side <> k.side), 0) AS peer_read,
-            coalesce(max(seq) FILTER (WHERE side <> k.side AND seq > start), 0) AS peer_delivered
+            coalesce(max(delivered) FILTER (WHERE side <> k.side), 0) AS peer_delivered
         FROM cursor WHERE conversation = c.id
     ) w ORDER BY i.n";
 

@@ -155,7 +155,8 @@ impl LogWriter {
             let conversation = hot.at(slot);
             let side = conversation.side(append.sender.account).unwrap_or(0);
             let before = conversation.draft;
-            let after = Draft { head: before.head + 1, at_ms: before.at_ms.max(now_ms), sent: before.sent | (1 << side), open: true };
+            let shown = if admitted.append.checkpoint { before.shown } else { before.head + 1 };
+            let after = Draft { head: before.head + 1, shown, at_ms: before.at_ms.max(now_ms), sent: before.sent | (1 << side), open: true };
             (conversation.no, side, before, after)
         };
         if after.sent != before.sent {
@@ -202,6 +203,7 @@ fn empty(id: ConversationId, no: i64, members: [Member; 2], cursors: Vec<Cursor>
         id,
         members,
         head: 0,
+        shown: 0,
         at_ms: 0,
         first: 1,
         indexed: 0,

@@ -14,6 +14,8 @@ pub(super) struct Conversation {
     /// The member with the lower account id, and the one with the higher.
     pub(super) members: [Member; 2],
     pub(super) head: u64,
+    /// The newest entry that is no checkpoint.
+    pub(super) shown: u64,
     /// When the head was accepted.
     pub(super) at_ms: u64,
     /// The oldest seq kept.
@@ -47,6 +49,7 @@ pub(super) struct Member {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Draft {
     pub(super) head: u64,
+    pub(super) shown: u64,
     pub(super) at_ms: u64,
     pub(super) sent: u8,
     /// Part of the transaction under way.
@@ -90,12 +93,12 @@ impl Conversation {
 
     /// Makes the draft equal to what is committed.
     pub(super) fn discard_draft(&mut self) {
-        self.draft = Draft { head: self.head, at_ms: self.at_ms, sent: self.sent, open: false };
+        self.draft = Draft { head: self.head, shown: self.shown, at_ms: self.at_ms, sent: self.sent, open: false };
     }
 
     /// Makes the draft what is committed.
     pub(super) fn adopt_draft(&mut self) {
-        (self.head, self.at_ms, self.sent) = (self.draft.head, self.draft.at_ms, self.draft.sent);
+        (self.head, self.shown, self.at_ms, self.sent) = (self.draft.head, self.draft.shown, self.draft.at_ms, self.draft.sent);
         self.draft.open = false;
         self.touched = true;
     }
@@ -126,8 +129,10 @@ impl Conversation {
         }
         cursor.seq = seq;
         let side = usize::from(cursor.side);
-        let moved = seq > self.delivered[side];
-        self.delivered[side] = self.delivered[side].max(seq);
+        // A checkpoint is not seen by its recipient: whoever could have one acknowledged in silence could watch when a device is on.
+        let delivered = seq.min(self.shown);
+        let moved = delivered > self.delivered[side];
+        self.delivered[side] = self.delivered[side].max(delivered);
         (true, moved.then(|| self.moved(side)))
     }
 
@@ -215,6 +220,7 @@ mod tests {
             id: ConversationId([9; 16]),
             members: [member(1), member(2)],
             head: 5,
+            shown: 5,
             at_ms: 0,
             first: 1,
             indexed: 5,
@@ -243,6 +249,15 @@ mod tests {
         assert_eq!(c.delivered_to_all(), 0);
         c.acknowledge(device(2, 21), 5);
         assert_eq!(c.delivered_to_all(), 2);
+    }
+
+    #[test]
+    fn a_checkpoint_moves_the_cursor_and_no_watermark() {
+        let mut c = Conversation { shown: 3, ..conversation() };
+        assert_eq!(c.acknowledge(device(2, 21), 5).1.unwrap().delivered, 3);
+        assert_eq!((c.cursors[2].seq, c.delivered[1]), (5, 3));
+        (c.head, c.shown) = (7, 6);
+        assert_eq!(c.acknowledge(device(2, 21), 7).1.unwrap().delivered, 6);
     }
 
     #[test]

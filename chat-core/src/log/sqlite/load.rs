@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use super::conversation::{Conversation, Cursor, Draft, Member, StoredCursor};
 
 const CONVERSATION: &str = "SELECT c.no, c.id, c.low, l.id, c.high, h.id, c.head, c.at_ms, c.first, c.sent, c.low_read, c.high_read, c.low_delivered,
-    c.high_delivered FROM conversation c JOIN account l ON l.no = c.low JOIN account h ON h.no = c.high WHERE c.";
+    c.high_delivered, c.shown FROM conversation c JOIN account l ON l.no = c.low JOIN account h ON h.no = c.high WHERE c.";
 
 const CURSORS: &str = "SELECT k.device, d.id, d.account_no, k.start, k.seq, k.behind FROM cursor k JOIN device d ON d.no = k.device
     WHERE k.conversation = ? AND d.revoked_ms IS NULL";
@@ -31,6 +31,7 @@ fn conversation(row: &Row<'_>) -> rusqlite::Result<Conversation> {
         id: ConversationId(row.get(1)?),
         members: [Member { no: row.get(2)?, account: AccountId(row.get(3)?) }, Member { no: row.get(4)?, account: AccountId(row.get(5)?) }],
         head: row.get(6)?,
+        shown: row.get(14)?,
         at_ms: row.get(7)?,
         first: row.get(8)?,
         indexed: row.get(6)?,

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::{
-    append::FROM_HIGH,
+    append::{CHECKPOINT, FROM_HIGH},
     directory::Directory,
     engine::{Batch, LogWriter},
     hot::{Hot, Slot},
@@ -110,6 +110,9 @@ impl LogWriter {
             }
             conversation.recent.push_back(row.no);
             conversation.head = row.seq;
+            if row.flags & CHECKPOINT == 0 {
+                conversation.shown = conversation.shown.max(row.seq);
+            }
             conversation.at_ms = conversation.at_ms.max(row.at_ms);
             conversation.sent |= if row.flags & FROM_HIGH == 0 { 0b01 } else { 0b10 };
             conversation.discard_draft();

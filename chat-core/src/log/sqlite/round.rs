@@ -84,6 +84,8 @@ struct Summary {
     slot: Slot,
     no: i64,
     at_ms: u64,
+    /// May be beyond `upto`: what comes after it is replayed.
+    shown: u64,
     first: u64,
     /// Entries up to here are in the summary afterwards.
     upto: u64,
@@ -368,9 +370,10 @@ impl LogWriter {
             ])?;
         }
         let sql =
-            "UPDATE conversation SET head = ?, at_ms = ?, first = ?, low_read = ?, high_read = ?, low_delivered = ?, high_delivered = ? WHERE no = ?";
-        let Summary { upto, at_ms, first, read, delivered, .. } = summary;
-        db.prepare_cached(sql)?.execute(params![upto, at_ms, first, read[0], read[1], delivered[0], delivered[1], no])?;
+            "UPDATE conversation SET head = ?, at_ms = ?, shown = ?, first = ?, low_read = ?, high_read = ?, low_delivered = ?, high_delivered = ?
+            WHERE no = ?";
+        let Summary { upto, at_ms, shown, first, read, delivered, .. } = summary;
+        db.prepare_cached(sql)?.execute(params![upto, at_ms, shown, first, read[0], read[1], delivered[0], delivered[1], no])?;
         Ok(())
     }
 }
@@ -422,6 +425,7 @@ fn summarise(slot: Slot, conversation: &mut Conversation, newest: i64) -> Summar
         slot,
         no: c.no,
         at_ms: c.at_ms,
+        shown: c.shown,
         first,
         upto,
         read: c.read,
