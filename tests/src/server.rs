@@ -3,14 +3,13 @@
 use std::{
     env,
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
-use kith_harness::{Database, Postgres, Redis};
+use kith_harness::{Database, Port, Postgres, Redis};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -41,7 +40,7 @@ const SHAPE: &str = "TEST_SHAPE";
 #[derive(Debug)]
 pub struct Server {
     home: TempDir,
-    port: u16,
+    port: Port,
     settings: Vec<(String, String)>,
     faults: Option<Faults>,
     child: Option<Child>,
@@ -118,14 +117,14 @@ impl Options {
     /// # Errors
     /// If it does not get ready.
     pub async fn start(self) -> anyhow::Result<Server> {
-        self.start_on(free_port()?).await
+        self.start_on(Port::reserve()?).await
     }
 
     /// The same, on a port known before; see [`Server::reserve_behind_tap`].
     ///
     /// # Errors
     /// If it does not get ready.
-    pub async fn start_on(self, port: u16) -> anyhow::Result<Server> {
+    pub async fn start_on(self, port: Port) -> anyhow::Result<Server> {
         let home = tempfile::tempdir()?;
         let data = home.path().join("data");
         fs::create_dir(&data)?;
@@ -153,15 +152,16 @@ impl Server {
     ///
     /// # Errors
     /// If no ports can be had.
-    pub async fn reserve_behind_tap() -> anyhow::Result<(u16, Recorder)> {
-        let port = free_port()?;
-        Ok((port, Recorder::before(SocketAddr::from(([127, 0, 0, 1], port))).await?))
+    pub async fn reserve_behind_tap() -> anyhow::Result<(Port, Recorder)> {
+        let port = Port::reserve()?;
+        let tap = Recorder::before(port.address()).await?;
+        Ok((port, tap))
     }
 
     /// `http://127.0.0.1:port`.
     #[must_use]
     pub fn origin(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.port.address())
     }
 
     /// Its REST interface.
@@ -220,7 +220,7 @@ impl Server {
         let mut command = Command::new(program()?);
         command
             .arg("serve")
-            .env("KITH_LISTEN", format!("127.0.0.1:{}", self.port))
+            .env("KITH_LISTEN", self.port.address().to_string())
             .env("KITH_DATA", self.data())
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
             .current_dir(self.home.path())
@@ -295,10 +295,6 @@ fn program() -> anyhow::Result<PathBuf> {
     let program = folder.join("kith");
     ensure!(program.exists(), "{} is missing: cargo build --workspace --all-targets", program.display());
     Ok(program)
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Memory of a process, as the kernel counts it.

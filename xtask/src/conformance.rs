@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -39,24 +38,30 @@ pub(crate) fn run_client(deadline: Deadline) -> anyhow::Result<()> {
 
 /// A server on a free port; ended when the value is dropped.
 fn start_server(data: &Path) -> anyhow::Result<(Group, String)> {
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let log = fs::File::create(data.join("log"))?;
     let server = Group::spawn(
         Command::new(target().join("debug/kith"))
             .arg("serve")
-            .env("KITH_LISTEN", address.to_string())
+            .env("KITH_LISTEN", "127.0.0.1:0")
             .env("KITH_DATA", data.join("kith-data"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log),
     )
     .context("cannot start kith serve; build first")?;
-    let started = Instant::now();
-    while TcpStream::connect(address).is_err() {
+    let (log, started) = (data.join("log"), Instant::now());
+    loop {
+        if let Some(url) = fs::read_to_string(&log)?.lines().find_map(address) {
+            return Ok((server, url));
+        }
         if started.elapsed() > READY_WITHIN {
-            bail!("kith serve did not listen on {address} within {READY_WITHIN:?}; see {}", data.join("log").display());
+            bail!("kith serve did not say within {READY_WITHIN:?} where it listens; see {}", log.display());
         }
         thread::sleep(Duration::from_millis(20));
     }
-    Ok((server, format!("http://{address}")))
+}
+
+/// The server prints its addresses once it listens.
+fn address(line: &str) -> Option<String> {
+    line.split_whitespace().find(|word| word.starts_with("http://")).map(str::to_owned)
 }

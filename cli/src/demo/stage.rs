@@ -1,11 +1,9 @@
 //! What the story is played on: one server, or a fleet behind one address.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use kith_harness::Port;
 
 use super::transcript::Transcript;
 use crate::{
@@ -17,7 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Stage {
     /// One process with a folder of its own, killed and started again.
-    OneServer { server: Option<Box<ServerChild>>, address: SocketAddr, pid: u32, data: PathBuf },
+    OneServer { server: Option<Box<ServerChild>>, port: Port, pid: u32, data: PathBuf },
     /// Two gateways behind one address, of which the first is killed for good.
     Fleet { cluster: Box<Cluster>, balancer: Balancer, pid: u32 },
 }
@@ -29,11 +27,12 @@ impl Stage {
     /// If it is not ready in time.
     pub(super) async fn one_server(t: Transcript, data: &Path) -> anyhow::Result<Self> {
         t.title("kith demo: one server, two people, and a crash");
-        let server = ServerChild::start(data, SocketAddr::from(([127, 0, 0, 1], 0)), &[]).await?;
+        let port = Port::reserve()?;
+        let server = ServerChild::start(data, port.address(), &[]).await?;
         t.explain("A server of its own: one process, one folder, nothing to configure.");
         let (address, pid, ready) = (server.address(), server.pid(), server.started_in().as_millis());
         t.event(&format!("the server listens on http://{address} (process {pid}, ready after {ready} ms)"));
-        Ok(Self::OneServer { server: Some(Box::new(server)), address, pid, data: data.to_owned() })
+        Ok(Self::OneServer { server: Some(Box::new(server)), port, pid, data: data.to_owned() })
     }
 
     /// Starts PostgreSQL, Redis and two gateways.
@@ -57,7 +56,7 @@ impl Stage {
     /// What clients dial.
     pub(super) fn url(&self) -> String {
         match self {
-            Self::OneServer { address, .. } => format!("http://{address}"),
+            Self::OneServer { port, .. } => format!("http://{}", port.address()),
             Self::Fleet { balancer, .. } => format!("http://{}", balancer.address()),
         }
     }
@@ -110,8 +109,8 @@ impl Stage {
     /// If it is not ready in time.
     pub(super) async fn mend(&mut self, t: Transcript) -> anyhow::Result<()> {
         match self {
-            Self::OneServer { server, address, data, .. } => {
-                let again = ServerChild::start(data, *address, &[]).await?;
+            Self::OneServer { server, port, data, .. } => {
+                let again = ServerChild::start(data, port.address(), &[]).await?;
                 let (pid, ready) = (again.pid(), again.started_in().as_millis());
                 t.event(&format!("the server is started again on the same folder (process {pid}, ready after {ready} ms)"));
                 *server = Some(Box::new(again));

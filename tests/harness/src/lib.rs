@@ -4,6 +4,7 @@
 //! - [`Redis`] (alone, [as a cluster](RedisCluster), [with Sentinels](RedisSentinel)) and [`Kafka`]: servers of your own, or one broker for all tests of the
 //!   process ([`Kafka::shared`]).
 //! - [`Service`]: what these have in common, and what runs any other [`Program`] in the same manner.
+//! - [`Port`]: where anything else of the test's own may listen, over restarts.
 //! - [`Proxy`]: a link between two parties that can be cut, held, slowed and healed.
 //!
 //! Everything ends with the process that started it, however that ends, SIGKILL included: each service lives in a temporary folder with a watcher (see
@@ -46,6 +47,7 @@ mod service;
 mod user;
 
 pub use kafka::Kafka;
+pub use port::Port;
 pub use postgres::{Database, Options as PostgresOptions, Postgres};
 pub use proxy::{Direction, Proxy};
 pub use redis::{Redis, RedisCluster, RedisSentinel};

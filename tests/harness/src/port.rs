@@ -16,7 +16,7 @@ const TRIES: usize = 200;
 
 /// Given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     number: u16,
     /// Bound to a name that says the number: other processes of the harness see by it that the port is taken, and the kernel frees it when we end.
     _reservation: UnixListener,
@@ -24,7 +24,10 @@ pub(crate) struct Port {
 
 impl Port {
     /// One that nobody listens on and no other test has reserved.
-    pub(crate) fn reserve() -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// If none is found.
+    pub fn reserve() -> anyhow::Result<Self> {
         (0..TRIES).find_map(|_| Self::attempt(FIRST + random_below(COUNT))).context("no free port on 127.0.0.1")
     }
 
@@ -35,11 +38,15 @@ impl Port {
         Some(Self { number, _reservation: reservation })
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
         self.number
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// The same with 127.0.0.1.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
     }
 }
