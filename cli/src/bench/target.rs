@@ -134,6 +134,7 @@ impl Target {
 
     async fn cluster(gateways: usize) -> anyhow::Result<Self> {
         let cluster = Cluster::start(gateways, PUBLIC_URL, &SETTINGS).await?;
+        cluster.season().await?;
         let endpoints: Vec<_> = cluster.gateways().map(endpoint).collect();
         let first = endpoints.first().context("a fleet has at least one gateway")?;
         let api = Api::new(&format!("http://{}", first.address), PUBLIC_URL, None)?;
