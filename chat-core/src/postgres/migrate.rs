@@ -30,6 +30,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261121130000_log"),
     migration!("20261121140000_outbox"),
     migration!("20261121200000_shown"),
+    migration!("20261121201000_vacuum"),
 ];
 
 /// Names the advisory lock that whoever migrates holds: "kith" in ASCII.
