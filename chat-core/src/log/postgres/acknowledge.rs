@@ -29,10 +29,10 @@ use crate::log::{LogError, Moved};
 const BATCH: usize = 1024;
 /// Cursors in one batch, unless a single device names more.
 const BATCH_CURSORS: usize = 4096;
-/// After a statement the next one is not sent before so many times its duration have passed: at most a fifth of the time goes into it,
-const REST: u32 = 4;
+/// After a statement the next one is not sent before so many times its duration have passed: at most a tenth of the time goes into it,
+const REST: u32 = 9;
 /// and nobody waits longer than this for company.
-const LONGEST_REST: Duration = Duration::from_millis(100);
+const LONGEST_REST: Duration = Duration::from_millis(200);
 /// Batches that may be spoilt one after the other by the same device.
 const ATTEMPTS: usize = 4;
 
