@@ -14,9 +14,17 @@ pub struct Journal {
     entries: BTreeMap<u64, Entry>,
     by_id: HashMap<ClientMsgId, u64>,
     contiguous: u64,
+    /// Up to here everything was compared and forgotten.
+    forgotten: u64,
+    /// Own messages among the forgotten, and when the last of all was accepted.
+    forgotten_own: u64,
+    forgotten_at_ms: u64,
     /// Deliveries of what had been delivered before.
     pub repeats: u64,
 }
+
+/// Messages that must never be accepted, because whoever could accept them must know that it may not, are numbered from here.
+pub const GHOST: u64 = 1 << 48;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +50,21 @@ impl Journal {
     #[must_use]
     pub fn has_hole(&self) -> bool {
         self.entries.last_key_value().is_some_and(|(seq, _)| *seq > self.contiguous)
+    }
+
+    /// The highest place known.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        self.entries.last_key_value().map_or(self.forgotten, |(seq, _)| *seq)
+    }
+
+    /// Forgets what was compared. Nothing may be missing.
+    fn forget(&mut self) {
+        self.forgotten_own += self.entries.values().filter(|entry| entry.own).count() as u64;
+        self.forgotten_at_ms = self.entries.last_key_value().map_or(self.forgotten_at_ms, |(_, entry)| entry.at_ms);
+        self.forgotten = self.contiguous;
+        self.entries.clear();
+        self.by_id.clear();
     }
 
     /// Notes that an own message has its place.
@@ -73,6 +96,11 @@ impl Journal {
     }
 
     fn enter(&mut self, seq: u64, entry: Entry) -> anyhow::Result<()> {
+        ensure!(entry.number < GHOST, "seq {seq} is a message from before an interruption, which nobody may handle");
+        if seq <= self.forgotten {
+            self.repeats += 1;
+            return Ok(());
+        }
         if let Some(known) = self.entries.get(&seq) {
             ensure!(*known == entry, "seq {seq} was {known:?} and is {entry:?}");
             self.repeats += 1;
@@ -116,9 +144,10 @@ pub fn number_of(body: &[u8]) -> anyhow::Result<u64> {
 /// # Errors
 /// Names the first thing that does not hold.
 pub fn agree(one: &Journal, other: &Journal, sent: (u64, u64)) -> anyhow::Result<()> {
-    let head = one.entries.last_key_value().map_or(0, |(seq, _)| *seq);
+    let head = one.head();
+    ensure!(one.forgotten == other.forgotten, "one has forgotten more than the other");
     ensure!(one.contiguous == head && !other.has_hole() && other.contiguous == head, "holes: {} and {} of {head}", one.contiguous, other.contiguous);
-    let mut before = 0;
+    let mut before = one.forgotten_at_ms;
     for ((seq, mine), (_, theirs)) in one.entries.iter().zip(&other.entries) {
         let same = mine.id == theirs.id && mine.own != theirs.own && mine.number == theirs.number && mine.at_ms == theirs.at_ms;
         ensure!(same, "seq {seq} is {mine:?} for one and {theirs:?} for the other");
@@ -127,9 +156,21 @@ pub fn agree(one: &Journal, other: &Journal, sent: (u64, u64)) -> anyhow::Result
     }
     for (journal, sent) in [(one, sent.0), (other, sent.1)] {
         let numbers = journal.own_numbers();
-        ensure!(numbers.iter().copied().eq(1..=sent), "of {sent} accepted messages the order is {numbers:?}");
+        ensure!(numbers.iter().copied().eq(journal.forgotten_own + 1..=sent), "of {sent} accepted messages the order is {numbers:?}");
     }
     Ok(())
+}
+
+/// Compares like [`agree`], then forgets what was compared, so that a conversation may go on for ever. Returns how many messages were compared.
+///
+/// # Errors
+/// As [`agree`].
+pub fn agree_and_forget(one: &mut Journal, other: &mut Journal, sent: (u64, u64)) -> anyhow::Result<u64> {
+    agree(one, other, sent)?;
+    let compared = one.entries.len() as u64;
+    one.forget();
+    other.forget();
+    Ok(compared)
 }
 
 #[cfg(test)]
@@ -178,6 +219,24 @@ mod tests {
         assert!(alice.delivered(&deliver(2, 9, 1)).is_err());
         alice.delivered(&deliver(2, 2, 1)).unwrap();
         assert_eq!(alice.repeats, 1);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_still_counted() {
+        let (mut alice, mut bob) = told();
+        assert_eq!(agree_and_forget(&mut alice, &mut bob, (2, 1)).unwrap(), 3);
+        agree(&alice, &bob, (2, 1)).unwrap();
+        bob.delivered(&deliver(3, 3, 2)).unwrap();
+        assert_eq!((alice.head(), bob.head(), bob.repeats), (3, 3, 1));
+        // The same message at a second place carries a number that was there before.
+        alice.accepted(2, &accepted(4, 3)).unwrap();
+        bob.delivered(&deliver(4, 3, 2)).unwrap();
+        assert!(agree(&alice, &bob, (3, 1)).is_err());
+    }
+
+    #[test]
+    fn a_ghost_is_noticed() {
+        assert!(Journal::default().delivered(&deliver(1, 1, GHOST)).is_err());
     }
 
     #[test]

@@ -5,6 +5,9 @@
 //! Nothing here sleeps to synchronise: whatever is waited for is a condition with a deadline.
 
 pub mod actor;
+pub mod balancer;
+pub mod chaos;
+pub mod doors;
 pub mod expect;
 pub mod identity;
 pub mod journal;

@@ -42,7 +42,14 @@ impl Person {
     /// # Errors
     /// If the server refuses.
     pub async fn register(origin: &str, name: &str) -> anyhow::Result<Self> {
-        let rest = Rest::new(origin)?;
+        Self::register_at(Rest::new(origin)?, name).await
+    }
+
+    /// The same, wherever that leads.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn register_at(rest: Rest, name: &str) -> anyhow::Result<Self> {
         let username = format!("{name}-{}", hex::encode(random::<6>()));
         let (mut identity, mut device) = (Identity::default(), Device::default());
         let registered = rest.register(&username, &mut identity, &mut device, ONE_TIME).await.with_context(|| format!("registering {name}"))?;

@@ -23,8 +23,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub struct Rest {
     http: reqwest::Client,
-    /// `http://host:port`, which is also the origin that a login signs.
+    /// `http://host:port`, which is dialled.
     pub origin: String,
+    /// What a login signs: the same, unless the server is reached through something.
+    pub public: String,
 }
 
 /// An answer that was no 2xx.
@@ -70,8 +72,16 @@ impl Rest {
     /// # Errors
     /// If no HTTP client can be made.
     pub fn new(origin: &str) -> anyhow::Result<Self> {
+        Self::behind(origin, origin)
+    }
+
+    /// For a server that is reached at `origin` and believes to be dialled as `public`.
+    ///
+    /// # Errors
+    /// If no HTTP client can be made.
+    pub fn behind(origin: &str, public: &str) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(ANSWER_WITHIN).no_proxy().build()?;
-        Ok(Self { http, origin: origin.to_owned() })
+        Ok(Self { http, origin: origin.to_owned(), public: public.to_owned() })
     }
 
     /// Any call at all: status, headers and body as they come.
@@ -133,8 +143,8 @@ impl Rest {
         Ok(LoginProof {
             challenge: given.challenge,
             client_nonce: nonce.into(),
-            origin: self.origin.clone(),
-            signature: device.sign_login(account, &self.origin, &given.challenge.0, &nonce, given.expires_ms),
+            origin: self.public.clone(),
+            signature: device.sign_login(account, &self.public, &given.challenge.0, &nonce, given.expires_ms),
         })
     }
 

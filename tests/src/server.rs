@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Stdio,
     time::Duration,
 };
@@ -272,10 +272,39 @@ impl Server {
     /// # Errors
     /// If it does not run.
     pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal("-TERM")
+    }
+
+    /// SIGSTOP; returns when it stands still.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn pause(&self) -> anyhow::Result<()> {
+        self.signal("-STOP")?;
+        let stat = format!("/proc/{}/stat", self.pid().context("the server does not run")?);
+        let stands = || Some(fs::read_to_string(&stat).ok()?.rsplit_once(") ")?.1.starts_with('T'));
+        wait::until("the server stands still", GONE_WITHIN, async || stands()?.then_some(())).await
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
         let pid = self.pid().context("the server does not run")?;
-        let status = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
+        let status = std::process::Command::new("kill").args([name, &pid.to_string()]).status()?;
         ensure!(status.success(), "cannot signal the server");
         Ok(())
+    }
+
+    /// Whether the process is there; false after it has ended by itself as well.
+    #[must_use]
+    pub fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Waits for its end after [`Server::terminate`] and returns whether it was an orderly one.
@@ -288,13 +317,11 @@ impl Server {
     }
 }
 
-/// `kith`, beside the folder of the test programs. Cargo builds it with `--workspace --all-targets`.
+/// `kith`, beside this program or the folder of the test programs. Cargo builds it with `--workspace --all-targets`.
 fn program() -> anyhow::Result<PathBuf> {
-    let test = env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("test programs are in target/PROFILE/deps")?;
-    let program = folder.join("kith");
-    ensure!(program.exists(), "{} is missing: cargo build --workspace --all-targets", program.display());
-    Ok(program)
+    let this = env::current_exe()?;
+    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join("kith")).find(|program| program.is_file());
+    found.with_context(|| format!("there is no kith near {}: cargo build --workspace --all-targets", this.display()))
 }
 
 /// Memory of a process, as the kernel counts it.

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -74,10 +75,53 @@ impl Faults {
     }
 }
 
-/// The compiled shim; compiled once per process, beside the test programs.
+/// The wall clock of one process, or of several, which can be put forward and back while they run. Clocks that only go forward are not touched.
+#[derive(Debug)]
+pub struct WallClock {
+    hand: PathBuf,
+}
+
+impl WallClock {
+    /// A clock that is right. The hand is a file, which must outlive the processes.
+    ///
+    /// # Errors
+    /// If the file cannot be made.
+    pub fn new(hand: PathBuf) -> anyhow::Result<Self> {
+        let clock = Self { hand };
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// From now on it is ahead of the machine's by so many milliseconds, or behind it if that is negative.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn set(&self, ahead_ms: i64) -> anyhow::Result<()> {
+        // Written in place: processes have it in their memory.
+        let mut file = fs::File::options().create(true).write(true).truncate(false).open(&self.hand).context("cannot set the clock")?;
+        file.write_all(&ahead_ms.to_ne_bytes()).context("cannot set the clock")
+    }
+
+    /// The environment for a process that goes by it.
+    ///
+    /// # Errors
+    /// If the shim cannot be compiled.
+    pub fn environment(&self) -> anyhow::Result<[(&'static str, String); 2]> {
+        static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let library = once(&LIBRARY, "clock.c", "clock.so")?;
+        Ok([("LD_PRELOAD", library.display().to_string()), ("KITH_FAULT_CLOCK", self.hand.display().to_string())])
+    }
+}
+
+/// The compiled shim of the disk.
 fn library() -> anyhow::Result<&'static Path> {
     static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    match LIBRARY.get_or_init(|| compile(&["-shared", "-fPIC"], "powercut.c", "powercut.so").map_err(|error| format!("{error:#}"))) {
+    once(&LIBRARY, "powercut.c", "powercut.so")
+}
+
+/// A library to load before others; compiled once per process, beside the test programs.
+fn once(library: &'static OnceLock<Result<PathBuf, String>>, source: &str, name: &str) -> anyhow::Result<&'static Path> {
+    match library.get_or_init(|| compile(&["-shared", "-fPIC"], source, name).map_err(|error| format!("{error:#}"))) {
         Ok(path) => Ok(path),
         Err(error) => bail!("{error}"),
     }

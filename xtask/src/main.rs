@@ -57,6 +57,12 @@ enum Command {
         #[arg(long)]
         target: Option<String>,
     },
+    /// Faults at random on a fleet under load (docs/reliability.md); what follows goes to the program: --seed N --minutes M [--gateways K]
+    Chaos {
+        /// See `cargo xtask chaos -- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        arguments: Vec<String>,
+    },
     /// The measurements of docs/performance.md, in the release profile
     Bench,
 }
@@ -76,6 +82,9 @@ fn main() -> ExitCode {
         Command::Conformance => return report::run_all(&[steps::build(), steps::conformance()], Duration::from_secs(40 * 60)),
         Command::Demo => return report::run_all(&[steps::build(), steps::services(), steps::demo()], Duration::from_secs(40 * 60)),
         Command::Fuzz { seconds, target } => steps::fuzz(seconds, target),
+        Command::Chaos { arguments } => {
+            return report::run_all(&[steps::build(), steps::services(), steps::chaos(arguments)], Duration::from_secs(24 * 3_600));
+        }
         Command::Bench => steps::bench(),
     };
     report::run_one(&steps)

@@ -130,6 +130,13 @@ pub(crate) fn fuzz(seconds: u64, target: Option<String>) -> Step {
     step("fuzz", 15 + seconds, move |deadline| fuzzing::run_targets(seconds, target.as_deref(), deadline))
 }
 
+pub(crate) fn chaos(arguments: Vec<String>) -> Step {
+    step("chaos", 23 * 60, move |deadline| {
+        let mut chaos = Command::new(target().join("debug/chaos"));
+        run(chaos.args(&arguments).arg("--logs").arg(target().join("chaos")), deadline)
+    })
+}
+
 /// The forms of the issue, one after the other; each prints a table and its JSON line.
 const BENCHES: [&[&str]; 5] = [
     &["direct", "--spawn", "--pairs", "500", "--window", "10", "--size", "256", "--seconds", "20", "--json"],

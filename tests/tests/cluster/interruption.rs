@@ -1,22 +1,15 @@
 //! A server that is killed, or stopped for a while.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use kith_proto::v1::{client_frame, server_frame::Kind};
 use kith_tests::{
     Story,
-    server::Server,
     socket::{Event, Socket},
 };
 
 use crate::fleet::{Fleet, NEVER, SOON, until_metric};
-
-fn signal(server: &Server, signal: &str) -> anyhow::Result<()> {
-    let pid = server.pid().context("the server does not run")?;
-    ensure!(Command::new("kill").args([signal, &pid.to_string()]).status()?.success(), "cannot signal the server");
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_loses_nothing_and_its_devices_go_on_elsewhere() -> Story {
@@ -65,7 +58,7 @@ async fn a_server_that_was_stopped_beyond_its_lease_handles_nothing_from_before(
     let fleet = Fleet::start_with_lease(NEVER, Duration::from_secs(6)).await?;
     let (mut alice, mut bob) = fleet.friends().await?;
     let (to_alice, to_bob) = (alice.person.device_ref(), bob.person.device_ref());
-    signal(&fleet.one, "-STOP")?;
+    fleet.one.pause().await?;
     // The other has noticed, for which it takes longer than half of the lease.
     until_metric(&fleet.two, "kith_peer_links", |links| links == 0).await?;
     // Sent into the socket of the stopped server, where it waits to be read.
@@ -75,7 +68,7 @@ async fn a_server_that_was_stopped_beyond_its_lease_handles_nothing_from_before(
     let seq = alice.says(to_bob, "from now").await?;
     ensure!(bob.hears("from now").await? == seq);
 
-    signal(&fleet.one, "-CONT")?;
+    fleet.one.resume()?;
     for kind in rest_of(&mut old).await? {
         if let Kind::Accepted(_) | Kind::Error(_) = kind {
             bail!("what was sent before the interruption was handled: {kind:?}");

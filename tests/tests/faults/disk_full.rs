@@ -78,7 +78,7 @@ async fn a_full_disk_is_named_by_readyz_which_stays_200() -> Story {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_the_disk_fills_empties_and_the_server_is_killed_while_it_is_full() -> Story {
     let mut server = Options::new().small_disk().start().await?;
-    let load = Load::start(&server.origin(), 4, Settings { window: 6, size: 300 }).await?;
+    let load = Load::start(&server.origin(), 4, Settings::new(6, 300)).await?;
     for round in 0..4 {
         load.accept_more(200, SOON).await?;
         let refused = || load.progress.refused.load(std::sync::atomic::Ordering::Relaxed);

@@ -30,7 +30,7 @@ async fn kill_times(server: &mut Server, load: &Load, kills: u32, seed: u64) -> 
 
 async fn survives(options: Options, kills: u32, seed: u64) -> anyhow::Result<Outcome> {
     let mut server = options.start().await?;
-    let load = Load::start(&server.origin(), PAIRS, Settings { window: 10, size: 256 }).await?;
+    let load = Load::start(&server.origin(), PAIRS, Settings::new(10, 256)).await?;
     kill_times(&mut server, &load, kills, seed).await?;
     load.accept_more(100, ACCEPT_WITHIN).await?;
     let outcome = load.settle().await?;
@@ -60,7 +60,7 @@ async fn nothing_accepted_is_lost_when_the_power_is_cut_in_the_middle_of_writing
 #[tokio::test(flavor = "multi_thread")]
 async fn without_syncing_a_power_cut_is_noticed_as_loss() -> Story {
     let mut server = Options::new().power_cut(0, SEED).start().await?;
-    let load = Load::start(&server.origin(), 2, Settings { window: 10, size: 256 }).await?;
+    let load = Load::start(&server.origin(), 2, Settings::new(10, 256)).await?;
     load.accept_more(100, ACCEPT_WITHIN).await?;
     // From here on nothing is synced, and what is accepted dies with the power.
     restart_with(&mut server, "off").await?;

@@ -38,7 +38,7 @@ async fn a_drained_server_says_goodbye_answers_what_it_took_and_ends_with_succes
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_a_drain_loses_and_repeats_nothing() -> Story {
     let mut server = Options::new().start().await?;
-    let load = Load::start(&server.origin(), 6, Settings { window: 8, size: 200 }).await?;
+    let load = Load::start(&server.origin(), 6, Settings::new(8, 200)).await?;
     for _ in 0..3 {
         load.accept_more(300, Duration::from_secs(30)).await?;
         server.terminate()?;

@@ -1,0 +1,222 @@
+//! A fleet under load, on which faults are tried; after each it is proved that every promise was kept.
+
+use std::{
+    fmt,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+
+use super::{
+    fault::{Fault, Party},
+    fleet::{Fleet, FleetOptions, LEASE, pass},
+    people::People,
+    plan::Timed,
+};
+use crate::{
+    load::{Level, Load, Mark},
+    peer::Settings,
+};
+
+/// Devices that never reconnected have the last message by then. (DESIGN.md, section 3, rule 1)
+const LAST_MESSAGE: Duration = Duration::from_secs(35);
+/// Everything that was sent is accepted by then, once everybody has been served again.
+const ANSWERED: Duration = Duration::from_secs(30);
+/// The SDK has shown everything by then: it may have to notice first that its connection is dead, and then waits a little before it connects.
+const SHOWN: Duration = Duration::from_secs(60);
+/// Before anything goes wrong messages flow undisturbed.
+const UNDISTURBED: Duration = Duration::from_millis(500);
+/// For so many pairs of devices there is one pair of people who use the SDK.
+const PAIRS_PER_TALK: usize = 6;
+/// The load has begun by then.
+const BEGUN_WITHIN: Duration = Duration::from_secs(60);
+
+/// The fleet and its load.
+#[derive(Debug)]
+pub struct Trial {
+    // Dropped before the fleet that it stands on.
+    people: People,
+    load: Load,
+    fleet: Fleet,
+    /// Messages accepted in earlier trials, and texts shown.
+    accepted: u64,
+    shown: u64,
+}
+
+/// How faults were survived.
+#[derive(Debug, Clone, Copy)]
+pub struct Survival {
+    /// From the end of the last fault until everybody was served.
+    pub recovered: Duration,
+    /// From the last message until every device had it.
+    pub level: Level,
+    /// Messages accepted.
+    pub accepted: u64,
+    /// Messages that came to the device they were for.
+    pub delivered: u64,
+    /// Texts that the SDK has shown.
+    pub shown: u64,
+    /// Messages sent to a gateway that had no right to handle them.
+    pub ghosts: u64,
+}
+
+/// People who write to one another: half of them wait where they are, half go elsewhere when they get no answer, and come back elsewhere when their device has
+/// died. Of every six pairs one writes as fast as it may.
+#[must_use]
+pub fn manners(pairs: usize) -> Vec<Settings> {
+    let person = |restless: bool| Settings {
+        pause: Duration::from_millis(150),
+        give_up: Duration::from_secs(120),
+        patience: restless.then_some(Duration::from_secs(3)),
+        restless: restless.then_some(Duration::from_secs(12)),
+        ..Settings::new(4, 256)
+    };
+    let bot = |restless: bool| Settings { window: 16, pause: Duration::from_millis(20), ..person(restless) };
+    (0..pairs).map(|n| if n % 6 == 5 { bot(n % 12 == 11) } else { person(n % 2 == 0) }).collect()
+}
+
+impl Trial {
+    /// Starts the fleet and the load.
+    ///
+    /// # Errors
+    /// If something does not start.
+    pub async fn start(options: &FleetOptions, manners: &[Settings]) -> anyhow::Result<Self> {
+        let fleet = Fleet::start(options).await?;
+        let load = Load::start_at(fleet.doors()?, manners).await?;
+        let people = People::start(&fleet.origin(), manners.len().div_ceil(PAIRS_PER_TALK)).await?;
+        load.accept_more(10 * manners.len() as u64, BEGUN_WITHIN).await?;
+        Ok(Self { people, load, fleet, accepted: 0, shown: 0 })
+    }
+
+    /// The fleet.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The load.
+    #[must_use]
+    pub fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// One fault, at once.
+    ///
+    /// # Errors
+    /// As [`survive`](Self::survive).
+    pub async fn survive_one(&mut self, fault: Fault, lasts: Duration) -> anyhow::Result<Survival> {
+        self.survive(&[Timed::now(fault, lasts)]).await.with_context(|| fault.to_string())
+    }
+
+    /// Lets all this go wrong and heals it. Then everybody is served again, nothing was lost, doubled, misplaced or left out on any device, and those that never
+    /// reconnected have the last message, all within the times that are promised.
+    ///
+    /// # Errors
+    /// The first promise that was not kept.
+    pub async fn survive(&mut self, faults: &[Timed]) -> anyhow::Result<Survival> {
+        pass(tokio::time::Instant::now() + UNDISTURBED, || self.load.is_well()).await?;
+        let ghosts = self.ghosts();
+        self.play(faults).await?;
+        let healed = Instant::now();
+        let mark = self.load.mark();
+        let within = faults.iter().map(|timed| timed.fault.promise().after).sum();
+        self.load.all_served_since(&mark, within).await.context("after everything was healed")?;
+        let recovered = healed.elapsed();
+        self.fleet.all_run()?;
+        self.people.write(false);
+        self.load.quiet(ANSWERED).await?;
+        let level = self.load.level(&mark, LAST_MESSAGE).await.context("the last message")?;
+        let delivered = self.load.compare()?;
+        let shown = self.people.heard(SHOWN).await.context("people who use the SDK")?;
+        let accepted = self.load.accepted();
+        let survival =
+            Survival { recovered, level, accepted: accepted - self.accepted, delivered, shown: shown - self.shown, ghosts: self.ghosts() - ghosts };
+        ensure!(survival.delivered == survival.accepted, "{} messages were accepted and {delivered} compared", survival.accepted);
+        (self.accepted, self.shown) = (accepted, shown);
+        self.load.resume();
+        self.people.write(true);
+        Ok(survival)
+    }
+
+    fn ghosts(&self) -> u64 {
+        self.load.progress.ghosts.load(Ordering::Relaxed)
+    }
+
+    /// Everything that begins and ends, in its time.
+    async fn play(&mut self, faults: &[Timed]) -> anyhow::Result<()> {
+        let moments = faults.iter().flat_map(|timed| [(timed.begins, true, *timed), (timed.begins + timed.lasts, false, *timed)]);
+        let mut moments: Vec<_> = moments.collect();
+        moments.sort_by_key(|(at, begins, _)| (*at, !*begins));
+        let begun = tokio::time::Instant::now();
+        let mut watched = None;
+        for (at, begins, timed) in moments {
+            self.until(begun + at, watched.as_mut()).await?;
+            if begins {
+                self.fleet.inject(&timed.fault).await.with_context(|| format!("cannot begin: {timed}"))?;
+                self.haunt(&timed, true);
+                // Of several at once none says what must go on meanwhile.
+                watched = (faults.len() == 1).then(|| Watched::new(timed.fault, self.load.mark()));
+            } else {
+                self.haunt(&timed, false);
+                self.fleet.heal(&timed.fault).await.with_context(|| format!("cannot end: {timed}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn until(&self, at: tokio::time::Instant, mut watched: Option<&mut Watched>) -> anyhow::Result<()> {
+        pass(at, || {
+            self.load.is_well()?;
+            watched.as_mut().map_or(Ok(()), |watched| watched.look(&self.load))
+        })
+        .await
+    }
+
+    /// What is sent to a gateway that stands still for longer than its lease must never be handled.
+    fn haunt(&self, timed: &Timed, haunted: bool) {
+        if let Fault::Pause(Party::Gateway(n)) = timed.fault
+            && timed.lasts > LEASE
+        {
+            self.load.doors().haunt(n, haunted);
+        }
+    }
+}
+
+impl fmt::Display for Survival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { recovered, level, accepted, delivered, shown, ghosts } = self;
+        write!(f, "served again after {:.1} s, level after {:.1} s ", recovered.as_secs_f64(), level.took.as_secs_f64())?;
+        write!(f, "({} of {} devices never reconnected), accepted {accepted}, delivered {delivered}, shown {shown}", level.stayed, level.devices)?;
+        if *ghosts > 0 {
+            write!(f, ", {ghosts} ghosts ignored")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether devices are served while a fault lasts.
+#[derive(Debug)]
+struct Watched {
+    fault: Fault,
+    mark: Mark,
+    since: Instant,
+    served: bool,
+}
+
+impl Watched {
+    fn new(fault: Fault, mark: Mark) -> Self {
+        Self { fault, mark, since: Instant::now(), served: false }
+    }
+
+    fn look(&mut self, load: &Load) -> anyhow::Result<()> {
+        let Some((within, everybody)) = self.fault.promise().meanwhile else { return Ok(()) };
+        if self.served {
+            return Ok(());
+        }
+        let (served, of) = load.served_since(&self.mark, !everybody);
+        self.served = served == of;
+        ensure!(self.served || self.since.elapsed() <= within, "{within:?} after it began {served} of {of} devices are served");
+        Ok(())
+    }
+}
