@@ -136,6 +136,7 @@ impl Bench {
             conversation: ConversationId::direct(sender.account, recipient.account),
             sender,
             recipient: recipient.account,
+            epoch: u64::MAX,
             client_msg_id: ClientMsgId(id),
             device_counter: self.sent,
             checkpoint: false,

@@ -42,6 +42,7 @@ fn append(from: DeviceRef, to: DeviceRef, n: u64) -> Append {
         conversation: between(from, to),
         sender: from,
         recipient: to.account,
+        epoch: u64::MAX,
         client_msg_id: ClientMsgId(id),
         device_counter: n,
         checkpoint: false,

@@ -365,6 +365,7 @@ impl<'a> World<'a> {
             ticket: Ticket { connection: 2, request: 1 },
             conversation,
             sender: peer(which),
+            epoch: 1,
             recipient: ME.account,
             client_msg_id: ClientMsgId([9; 16]),
             device_counter: 1,

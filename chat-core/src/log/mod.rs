@@ -39,6 +39,8 @@ pub struct Append {
     pub conversation: ConversationId,
     /// The sending device.
     pub sender: DeviceRef,
+    /// The epoch of the connection that it was sent on. What comes late, when the device has connected anew, appends nothing.
+    pub epoch: u64,
     /// The other member.
     pub recipient: AccountId,
     /// Makes the append idempotent.

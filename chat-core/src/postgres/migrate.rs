@@ -31,6 +31,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261121140000_outbox"),
     migration!("20261121200000_shown"),
     migration!("20261121201000_vacuum"),
+    migration!("20261121210000_fence"),
 ];
 
 /// Names the advisory lock that whoever migrates holds: "kith" in ASCII.

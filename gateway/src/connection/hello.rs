@@ -33,6 +33,7 @@ impl Connection {
             Err(failure) => return self.refuse_hello(id, token_error(&failure), out),
         };
         self.me = Some(caller.device);
+        self.epoch = hello.epoch;
         self.token_until_ms = caller.expires_ms;
         self.state = State::Connecting;
         out.push(Action::Identify(caller.device, caller.expires_ms));

@@ -146,6 +146,8 @@ pub struct Connection {
     shared: Arc<Shared>,
     state: State,
     me: Option<DeviceRef>,
+    /// From `Hello`.
+    epoch: u64,
     token_until_ms: u64,
     heard_ms: u64,
     busy: bool,
@@ -191,6 +193,7 @@ impl Connection {
             shared,
             state: State::AwaitingHello,
             me: None,
+            epoch: 0,
             token_until_ms: u64::MAX,
             heard_ms: now.running_ms,
             busy: false,
@@ -287,7 +290,8 @@ impl Connection {
 
     fn send(&mut self, id: u64, send: v1::Send, me: DeviceRef, out: &mut Vec<Action>) {
         let settings = &self.shared.settings;
-        let rules = Rules { me, connection: self.id, max_in_flight: settings.max_sends_in_flight, max_frame_bytes: settings.max_frame_bytes };
+        let (max_in_flight, max_frame_bytes) = (settings.max_sends_in_flight, settings.max_frame_bytes);
+        let rules = Rules { me, epoch: self.epoch, connection: self.id, max_in_flight, max_frame_bytes };
         match self.sends.take(id, send, &rules) {
             Checked::Submit(append) => out.push(Action::Submit(append)),
             Checked::Answer(error) => out.push(Action::Send(Outgoing::answer(id, Kind::Error(*error)))),

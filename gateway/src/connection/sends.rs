@@ -62,6 +62,7 @@ pub(super) enum Checked {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {
     pub(super) me: DeviceRef,
+    pub(super) epoch: u64,
     pub(super) connection: u64,
     pub(super) max_in_flight: u32,
     pub(super) max_frame_bytes: usize,
@@ -96,7 +97,7 @@ impl Sends {
                 Checked::Submit(parts.into_append(
                     Ticket { connection: rules.connection, request: id },
                     conversation,
-                    rules.me,
+                    (rules.me, rules.epoch),
                     Arc::clone(&lane.gate),
                     admission,
                 ))
@@ -206,12 +207,13 @@ impl Parts {
         Ok(Self { recipient, client_msg_id, send })
     }
 
-    fn into_append(self, ticket: Ticket, conversation: ConversationId, sender: DeviceRef, gate: Arc<Gate>, admission: Admission) -> Append {
-        let Self { recipient, client_msg_id, send } = self;
+    fn into_append(self, ticket: Ticket, conversation: ConversationId, sender: (DeviceRef, u64), gate: Arc<Gate>, admission: Admission) -> Append {
+        let (Self { recipient, client_msg_id, send }, (sender, epoch)) = (self, sender);
         Append {
             ticket,
             conversation,
             sender,
+            epoch,
             recipient,
             client_msg_id,
             device_counter: send.device_counter,

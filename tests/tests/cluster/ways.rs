@@ -43,6 +43,11 @@ async fn the_way_between_gateways() -> Story {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_way_to_postgresql() -> Story {
+    every_trouble(Link::Postgres(0)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_way_to_redis() -> Story {
     every_trouble(Link::Redis(1)).await
 }

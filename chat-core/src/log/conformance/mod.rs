@@ -85,6 +85,8 @@ pub(crate) fn append_from(sender: DeviceRef, recipient: u8, id: u32, to: &[Devic
         ticket: Ticket { connection: 1, request: u64::from(id) },
         conversation: ConversationId::direct(sender.account, recipient),
         sender,
+        // Newer than any that a test connects with.
+        epoch: u64::MAX,
         recipient,
         client_msg_id: ClientMsgId(client_msg_id),
         device_counter: u64::from(id),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use kith_proto::id::{AccountId, ConversationId};
+use kith_proto::id::{AccountId, ConversationId, DeviceId};
 use sqlx::{
     Encode, PgConnection, Postgres, Row as _, Type,
     encode::IsNull,
@@ -24,8 +24,10 @@ pub(super) const CHECKPOINT: i16 = 0b01;
 /// Bit 1 of the flags.
 pub(super) const FROM_HIGH: i16 = 0b10;
 
-const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}')
+const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}'), log_fence($17, $18)
     FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+/// What `log_fence` refuses. The class is that of what is wrong with the data, so that one message is found and the rest is appended.
+const FENCED: &str = "23K01";
 const CREATE: &str = "SELECT log_create($1, $2, $3)";
 const FIND: &str = "SELECT i.n, m.seq, m.at_ms, c.sent FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY i(conversation, sender, id, n)
     JOIN conversation c ON c.id = i.conversation
@@ -130,6 +132,14 @@ impl<'a> Batch<'a> {
         Self { appends, groups, now_ms: bounded(now_ms) }
     }
 
+    /// Each sending device with the epoch of its connection, once.
+    fn senders(&self) -> Vec<(DeviceId, u64)> {
+        let mut senders: Vec<_> = self.appends.iter().map(|append| (append.sender.device, append.epoch)).collect();
+        senders.sort_unstable();
+        senders.dedup();
+        senders
+    }
+
     /// The group of each append, by number.
     pub(super) fn groups(&self) -> impl Iterator<Item = usize> {
         self.groups.iter().enumerate().flat_map(|(n, group)| (0..group.count).map(move |_| n))
@@ -143,6 +153,7 @@ impl Call for Batch<'_> {
         let (groups, appends) = (&self.groups, &self.appends);
         let group_numbers: Vec<i32> = self.groups().map(|n| i32::try_from(n + 1).unwrap_or(i32::MAX)).collect();
         let nth: Vec<i64> = groups.iter().flat_map(|group| 1..=group.count).collect();
+        let senders = self.senders();
         let flags = |a: &&Append| (i16::from(a.checkpoint) * CHECKPOINT) | (side(a) * FROM_HIGH);
         let query = sqlx::query(APPEND)
             .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
@@ -160,7 +171,9 @@ impl Call for Batch<'_> {
             .bind(appends.iter().map(|a| bounded(a.recipient_list_version)).collect::<Vec<_>>())
             .bind(appends.iter().map(flags).collect::<Vec<_>>())
             .bind(appends.iter().map(|a| Content(a)).collect::<Vec<_>>())
-            .bind(groups.iter().map(|g| g.shown).collect::<Vec<_>>());
+            .bind(groups.iter().map(|g| g.shown).collect::<Vec<_>>())
+            .bind(senders.iter().map(|(device, _)| uuid(device.0)).collect::<Vec<_>>())
+            .bind(senders.iter().map(|(_, epoch)| bounded(*epoch)).collect::<Vec<_>>());
         let row = query.fetch_one(connection).await?;
         let (base, at_ms, sent): (Vec<i64>, Vec<i64>, Vec<i16>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let placed = base.iter().zip(at_ms).zip(sent);
@@ -170,6 +183,11 @@ impl Call for Batch<'_> {
         let duplicates = duplicates.filter_map(|((n, seq), at)| Some((usize::try_from(n - 1).ok()?, (unsigned(seq), unsigned(at)))));
         Ok(Appended { placed: placed.collect(), duplicates: duplicates.collect() })
     }
+}
+
+/// Whether an append was refused because its device has connected anew since.
+pub(super) fn is_fenced(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(FENCED))
 }
 
 /// Makes conversations that do not exist, from appends to them.

@@ -15,7 +15,7 @@ use kith_proto::id::{AccountId, ConversationId};
 use tokio::sync::mpsc;
 
 use super::{
-    append::{Appended, Batch, Create, Find, members},
+    append::{Appended, Batch, Create, Find, is_fenced, members},
     plan::{Step, Waiting, plan},
     queue::Queue,
     roster::{Load, Rosters},
@@ -261,7 +261,10 @@ fn is_about_data(error: &sqlx::Error) -> bool {
 
 fn complain(failed: &Failed) {
     // That the server is away is told once, by the session.
-    if let Failed::Sql(error) = failed {
+    // Nobody waits any more for what a device sent before it connected anew.
+    if let Failed::Sql(error) = failed
+        && !is_fenced(error)
+    {
         tracing::error!(error = error as &dyn std::error::Error, "messages could not be stored");
     }
 }

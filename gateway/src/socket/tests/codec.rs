@@ -58,6 +58,7 @@ fn append(entry: &Entry, body: bytes::Bytes, slice: bytes::Bytes, to: DeviceRef)
         ticket: Ticket { connection: 1, request: 1 },
         conversation: ConversationId([9; 16]),
         sender: entry.sender,
+        epoch: 1,
         recipient: to.account,
         client_msg_id: entry.client_msg_id,
         device_counter: 1,

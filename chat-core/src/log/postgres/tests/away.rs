@@ -168,3 +168,43 @@ async fn an_answer_is_cut_off() {
     }
     check_all(&gateway.log, &outcomes).await;
 }
+
+/// What a gateway had written is still on its way when the device has long sent it again elsewhere, everybody has it, and nothing is left to know it by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_comes_late_appends_nothing_for_a_device_that_is_elsewhere() {
+    let database = kith_harness::Postgres::shared().database().await;
+    two_accounts(&database.url()).await;
+    let proxy = Proxy::start(kith_harness::Postgres::shared().address()).await.unwrap();
+    let mut late = gateway(&database.url_through(proxy.address()), |options| options.settle_within = Duration::from_secs(60)).await;
+    let mut elsewhere = gateway(&database.url(), |_| {}).await;
+    let (sender, reader, conversation) = (device(1, 1), device(2, 1), between(1, 2));
+    let sent = |id, epoch| Append { epoch, ..append(id) };
+    late.log.connect(sender, 1).await.unwrap();
+    late.send(vec![sent(1, 1)]).await;
+
+    proxy.one_way(Direction::FromServer);
+    late.log.submit(sent(2, 1)).unwrap();
+    // In the same batch, and nobody has connected anew to send it.
+    late.log.submit(append_from(device(3, 1), 2, 3, &[reader])).unwrap();
+    elsewhere.log.connect(sender, 2).await.unwrap();
+    let again = elsewhere.send(vec![sent(2, 2)]).await;
+    assert!(matches!(again[0].1, Outcome::Accepted { seq: 2, duplicate: false, .. }), "{:?}", again[0].1);
+    for device in [sender, reader] {
+        elsewhere.log.acknowledge(device, &[(conversation, 2)]).await.unwrap();
+    }
+    elsewhere.log.purge(START_MS).await.unwrap();
+    let direct = Postgres::open(&postgres::Options::new(&database.url())).await.unwrap();
+    assert_eq!(number(&direct, "SELECT count(*) FROM message").await, 0, "nothing is left to know a retry by");
+
+    proxy.heal();
+    let outcomes = late.receive_many(2).await;
+    for (append, outcome) in &outcomes {
+        match append.sender == sender {
+            true => assert_eq!(*outcome, Outcome::Refused(Refusal::StorageUnavailable)),
+            false => assert!(matches!(outcome, Outcome::Accepted { seq: 1, .. }), "{outcome:?}"),
+        }
+    }
+    assert!(all(&elsewhere.log, reader, conversation).await.is_empty());
+    let next = elsewhere.send(vec![sent(4, 2)]).await;
+    assert!(matches!(next[0].1, Outcome::Accepted { seq: 3, .. }), "{:?}", next[0].1);
+}
