@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use kith_chat_core::{
     domain::Clock,
-    log::{Admission, Append, Gate, MessageLog as _, Outcome, PageLimit, Payload, Resolved, Ticket},
+    log::{Admission, Append, Course, Gate, MessageLog as _, Outcome, PageLimit, Payload, Resolved, Ticket},
     sqlite::{Database, Options},
 };
 use kith_proto::{
@@ -104,6 +104,7 @@ impl Bench {
             own_slices: Vec::new(),
             gate: Arc::new(Gate::default()),
             admission: Admission::Admitted,
+            course: Course::default(),
         }
     }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use kith_chat_core::{
     domain::Clock,
     log::{
-        Admission, Append, Gate, MessageLog as _, Outcome, PageLimit, Payload, Resolved, Ticket,
+        Admission, Append, Course, Gate, MessageLog as _, Outcome, PageLimit, Payload, Resolved, Ticket,
         postgres::{Options, PostgresLog, enroll},
     },
     postgres::{self, Failure, Postgres},
@@ -148,6 +148,7 @@ impl Bench {
             own_slices: Vec::new(),
             gate: Arc::new(Gate::default()),
             admission: Admission::Admitted,
+            course: Course::default(),
         }
     }
 

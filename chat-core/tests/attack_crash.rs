@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use kith_chat_core::{
     domain::Clock,
-    log::{Admission, Append, ConnectError, Gate, LogError, MessageLog, Outcome, Page, PageLimit, Payload, Resolved, Ticket},
+    log::{Admission, Append, ConnectError, Course, Gate, LogError, MessageLog, Outcome, Page, PageLimit, Payload, Resolved, Ticket},
     sqlite::{Database, Options, Write},
 };
 use kith_proto::{
@@ -54,6 +54,7 @@ fn append(from: DeviceRef, to: DeviceRef, n: u64) -> Append {
         own_slices: Vec::new(),
         gate: Arc::new(Gate::default()),
         admission: Admission::Admitted,
+        course: Course::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use kith_chat_core::log::{Admission, Append, Behind, Gate, LogError, Outcome, Page, PageLimit, Refusal, Resolved, Ticket};
+use kith_chat_core::log::{Admission, Append, Behind, Course, Gate, LogError, Outcome, Page, PageLimit, Refusal, Resolved, Ticket};
 use kith_fuzz::Plan;
 use kith_gateway::{
     connection::{Action, Connection, Done, Input, LiveMessage, Now, Op, Outgoing, Shared, Signal},
@@ -378,6 +378,7 @@ impl<'a> World<'a> {
             own_slices: Vec::new(),
             gate: Arc::new(Gate::default()),
             admission: Admission::Admitted,
+            course: Course::default(),
         };
         let message = Arc::new(Resolved { append, outcome: Outcome::Accepted { seq, at_ms: 1, duplicate: false, mutual: false } });
         self.input(Input::Live(LiveMessage::new(&message, &ME).expect("it was accepted just now")));

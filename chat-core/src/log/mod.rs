@@ -9,11 +9,13 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod course;
 pub mod postgres;
 mod retention;
 mod row;
 mod sqlite;
 
+pub use self::course::{CommitTimes, Course, Trace};
 #[cfg(fuzzing)]
 pub use self::sqlite::fuzzed_row;
 pub(crate) use self::sqlite::{Hot, LogWriter};
@@ -65,6 +67,8 @@ pub struct Append {
     pub gate: Arc<Gate>,
     /// What the limits at the edge said. A duplicate is answered even if they said no.
     pub admission: Admission,
+    /// When it passed where.
+    pub course: Course,
 }
 
 /// Names a request of a connection.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::Clock,
-    log::{Append, ConnectError, Connected, LogError, LogWriter, Purged, Resolved},
+    log::{Append, CommitTimes, ConnectError, Connected, LogError, LogWriter, Purged, Resolved},
 };
 
 /// Commands of one transaction at most.
@@ -143,7 +143,9 @@ impl Writer {
         drop(turn);
         pace.committed();
         let committed = outcome.is_ok() || self.log.was_committed(&self.db);
-        let resolved = if committed { self.log.committed() } else { self.log.rolled_back() };
+        let mut resolved = if committed { self.log.committed() } else { self.log.rolled_back() };
+        let times = CommitTimes { taken: begun, committed: Instant::now() };
+        resolved.iter_mut().for_each(|message| message.append.course.commit = Some(times));
         let fault = outcome.err().filter(|_| !committed).map(StorageFault::from);
         if let Some(fault) = &fault {
             tracing::error!(error = %fault.0, "a transaction failed");
@@ -152,7 +154,7 @@ impl Writer {
         for finish in self.finishes.drain(..) {
             finish(fault.clone().map_or(Ok(()), Err));
         }
-        metrics::histogram!("kith_log_transaction_seconds").record(begun.elapsed().as_secs_f64());
+        metrics::histogram!("kith_log_transaction_seconds").record((times.committed - begun).as_secs_f64());
         metrics::histogram!("kith_log_transaction_messages").record(f64::from(u32::try_from(resolved.len()).unwrap_or(u32::MAX)));
         if !resolved.is_empty() {
             self.hand_over(resolved);

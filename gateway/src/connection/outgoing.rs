@@ -97,6 +97,11 @@ impl LiveMessage {
         Some(Self { message: Arc::clone(message), slice })
     }
 
+    /// The message that all its receivers share.
+    pub(crate) fn message(&self) -> &Resolved {
+        &self.message
+    }
+
     /// Whether there is a slice for the device.
     pub(crate) fn is_addressed(&self) -> bool {
         !matches!(self.slice, LiveSlice::None)

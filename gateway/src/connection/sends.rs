@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use kith_chat_core::{
     domain::statement::MAX_DEVICES,
-    log::{Admission, Append, Gate, Refusal, Ticket},
+    log::{Admission, Append, Course, Gate, Refusal, Ticket},
 };
 use kith_proto::{
     id::{AccountId, ClientMsgId, ConversationId, DeviceRef},
@@ -226,6 +226,7 @@ impl Parts {
             own_slices: send.own_slices,
             gate,
             admission,
+            course: Course::default(),
         }
     }
 }

@@ -16,7 +16,7 @@ use kith_proto::{
     v1,
 };
 
-use super::{Admission, Append, Behind, Gate, MessageLog, Outcome, Page, PageLimit, Refusal, Resolved, State, Ticket};
+use super::{Admission, Append, Behind, Course, Gate, MessageLog, Outcome, Page, PageLimit, Refusal, Resolved, State, Ticket};
 
 pub(crate) use self::{appends::*, devices::*, model::random_histories, positions::*, purging::*, reading::*};
 
@@ -99,6 +99,7 @@ pub(crate) fn append_from(sender: DeviceRef, recipient: u8, id: u32, to: &[Devic
         own_slices: to.iter().filter(|d| d.account == sender.account).copied().map(slice).collect(),
         gate: Arc::new(Gate::default()),
         admission: Admission::Admitted,
+        course: Course::default(),
     }
 }
 

@@ -35,7 +35,7 @@ use kith_proto::id::{AccountId, ConversationId, DeviceRef};
 use parking_lot::Mutex;
 use sqlx::PgConnection;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -116,6 +116,8 @@ pub struct PostgresLog {
     keeper: Arc<Queue<Asked>>,
     chores: Arc<Mutex<Chores>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// True when a task has panicked.
+    fault: Arc<watch::Sender<bool>>,
 }
 
 impl PostgresLog {
@@ -128,6 +130,7 @@ impl PostgresLog {
         let session = |role, commit| Session::new(Arc::clone(&server), role, commit, options.settle_within);
         let requests = options.request_queue;
         let chores = Arc::default();
+        let fault = Arc::new(watch::Sender::new(false));
         let queue = |_| Arc::new(Queue::new(options.write_queue, options.write_queue_bytes));
         let log = Self {
             writers: (0..options.writers.max(1)).map(queue).collect(),
@@ -135,6 +138,7 @@ impl PostgresLog {
             porter: Arc::new(Queue::new(requests, usize::MAX)),
             keeper: Arc::new(Queue::new(requests, usize::MAX)),
             tasks: Mutex::default(),
+            fault: Arc::clone(&fault),
             chores: Arc::clone(&chores),
             postgres,
         };
@@ -149,12 +153,12 @@ impl PostgresLog {
                 held: VecDeque::new(),
                 amiss: Vec::new(),
             };
-            tasks.push(tokio::spawn(writer.run()));
+            tasks.push(tokio::spawn(guarded(Arc::clone(&fault), writer.run())));
         }
         let secretary = Secretary { queue: Arc::clone(&log.secretary), session: session("cursors", Commit::Behind), chores: Arc::clone(&chores) };
-        tasks.push(tokio::spawn(secretary.run()));
+        tasks.push(tokio::spawn(guarded(Arc::clone(&fault), secretary.run())));
         let porter = Porter { queue: Arc::clone(&log.porter), session: session("connects", Commit::Durable) };
-        tasks.push(tokio::spawn(porter.run()));
+        tasks.push(tokio::spawn(guarded(Arc::clone(&fault), porter.run())));
         let keeper = Keeper {
             queue: Arc::clone(&log.keeper),
             session: session("keeper", Commit::Behind),
@@ -164,9 +168,16 @@ impl PostgresLog {
             every: options.purge_every,
             purged: Purged::default(),
         };
-        tasks.push(tokio::spawn(keeper.run()));
+        tasks.push(tokio::spawn(guarded(Arc::clone(&fault), keeper.run())));
         *log.tasks.lock() = tasks;
         (Arc::new(log), receiver)
+    }
+
+    /// Returns when a task of the log has panicked: a fault of the program. What that task did is done no more, so that the whole process has to begin
+    /// anew, from what was committed.
+    pub async fn ended(&self) {
+        // The sender lives as long as this.
+        let _ = self.fault.subscribe().wait_for(|fault| *fault).await;
     }
 
     /// Takes nothing more, and returns when what was waiting is done, or has taken too long.
@@ -290,6 +301,20 @@ impl MessageLog for PostgresLog {
         // The server's log is written in order: once this is on disk, so is all that was committed before it.
         self.ask("log.flush", &(), async |db, ()| Ok(sqlx::query(FLUSH).execute(db).await.map(|_| ())?)).await
     }
+}
+
+/// Runs a task, and tells if it panics.
+async fn guarded(fault: Arc<watch::Sender<bool>>, task: impl Future<Output = ()>) {
+    struct Guard(Arc<watch::Sender<bool>>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.0.send_replace(true);
+            }
+        }
+    }
+    let _guard = Guard(fault);
+    task.await;
 }
 
 fn push<T>(queue: &Queue<T>, item: T, weight: usize) -> Result<(), LogError> {

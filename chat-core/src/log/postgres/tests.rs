@@ -192,3 +192,14 @@ async fn marks_come_and_go() {
     assert_eq!(number(&postgres, marked).await, 0);
     assert_eq!(bed.state(device(1, 1)).await.conversation, between(1, 2));
 }
+
+#[tokio::test]
+async fn a_task_that_panics_is_told() {
+    let fault = Arc::new(tokio::sync::watch::Sender::new(false));
+    let told = fault.subscribe();
+    super::guarded(Arc::clone(&fault), async {}).await;
+    assert!(!*told.borrow(), "to end is no fault");
+    let panicked = tokio::spawn(super::guarded(Arc::clone(&fault), async { panic!("a fault in a task of the log") })).await;
+    assert!(panicked.unwrap_err().is_panic());
+    assert!(*told.borrow());
+}

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     domain::Clock,
-    log::{Append, Outcome, Refusal, Resolved},
+    log::{Append, CommitTimes, Outcome, Refusal, Resolved},
 };
 
 /// Appends in a batch.
@@ -91,8 +91,9 @@ impl Writer {
                 turn.outcomes.fill(Some(Outcome::Refused(Refusal::StorageUnavailable)));
             }
         }
-        let resolved = self.finish(turn);
-        metrics::histogram!("kith_log_transaction_seconds").record(begun.elapsed().as_secs_f64());
+        let committed = Instant::now();
+        let resolved = self.finish(turn, CommitTimes { taken: begun, committed });
+        metrics::histogram!("kith_log_transaction_seconds").record((committed - begun).as_secs_f64());
         metrics::histogram!("kith_log_transaction_messages").record(f64::from(u32::try_from(resolved.len()).unwrap_or(u32::MAX)));
         resolved
     }
@@ -184,10 +185,10 @@ impl Writer {
     }
 
     /// Keeps what has no outcome yet, before all that comes later.
-    fn finish(&mut self, turn: Turn) -> Vec<Resolved> {
+    fn finish(&mut self, turn: Turn, commit: CommitTimes) -> Vec<Resolved> {
         let mut resolved = Vec::with_capacity(turn.waiting.len());
         let mut held = Vec::new();
-        for (waiting, outcome) in turn.waiting.into_iter().zip(turn.outcomes) {
+        for (mut waiting, outcome) in turn.waiting.into_iter().zip(turn.outcomes) {
             let Some(outcome) = outcome else {
                 held.push(waiting);
                 continue;
@@ -195,6 +196,7 @@ impl Writer {
             if matches!(outcome, Outcome::Refused(_)) {
                 waiting.append.gate.shut();
             }
+            waiting.append.course.commit = Some(commit);
             resolved.push(Resolved { append: waiting.append, outcome });
         }
         held.into_iter().rev().for_each(|waiting| self.held.push_front(waiting));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kith_chat_core::log::{Admission, Append, Entry, Gate, Outcome, Payload, Resolved, Ticket};
+use kith_chat_core::log::{Admission, Append, Course, Entry, Gate, Outcome, Payload, Resolved, Ticket};
 use kith_proto::{
     id::{AccountId, ClientMsgId, ConversationId, DeviceId, DeviceRef},
     v1,
@@ -71,6 +71,7 @@ fn append(entry: &Entry, body: bytes::Bytes, slice: bytes::Bytes, to: DeviceRef)
         own_slices: Vec::new(),
         gate: Arc::new(Gate::default()),
         admission: Admission::Admitted,
+        course: Course::default(),
     }
 }
 
