@@ -131,6 +131,14 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether waiting may mend it.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
 /// The port.
 #[async_trait]
 pub trait Bus: Send + Sync + fmt::Debug {

@@ -86,6 +86,20 @@ impl Fault {
         }
     }
 
+    /// Whether it may pass while somebody waits who has not been let in yet. A password, a database that does not exist, or TLS that is not agreed on do not.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self.cause() {
+            FaultCause::Sql(sqlx::Error::Tls(_)) | FaultCause::Closed => false,
+            // Insufficient resources (too many connections), operator intervention (it is starting).
+            FaultCause::Sql(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("53") || code.starts_with("57")) => {
+                true
+            }
+            FaultCause::Sql(error) => classify(error) == Class::Disconnected,
+            FaultCause::TooLate | FaultCause::CommitUnknown(_) => true,
+        }
+    }
+
     /// Why.
     #[must_use]
     pub fn cause(&self) -> &FaultCause {

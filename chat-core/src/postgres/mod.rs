@@ -120,6 +120,14 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether nobody answered, or the server is not there yet or has no room just now: waiting may mend it. Everything else somebody has to.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(fault) if fault.may_pass())
+    }
+}
+
 /// A PostgreSQL server that was found fit.
 #[derive(Debug)]
 pub struct Postgres {
