@@ -18,12 +18,12 @@ pub struct Bucket {
 
 impl Rate {
     /// How long one token takes to come back; microseconds.
-    fn interval_us(self) -> u64 {
+    pub(crate) fn interval_us(self) -> u64 {
         60_000_000 / u64::from(self.per_minute.max(1))
     }
 
     /// How long an empty bucket takes to fill; microseconds.
-    fn span_us(self) -> u64 {
+    pub(crate) fn span_us(self) -> u64 {
         self.interval_us() * u64::from(self.capacity)
     }
 }

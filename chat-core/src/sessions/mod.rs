@@ -9,6 +9,7 @@
 //!
 //! [`memory`] is the directory of one process, [`redis`] the one that many share.
 
+pub mod buckets;
 #[cfg(test)]
 mod conformance;
 pub mod memory;

@@ -19,6 +19,7 @@
 //! what they would do is decided by the epoch and the exact record when Redis runs them.
 
 mod address;
+mod buckets;
 mod keeper;
 mod link;
 mod record;
@@ -30,10 +31,13 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fred::types::Value;
+use fred::{error::ErrorKind, types::Value};
 use kith_proto::id::{AccountId, DeviceRef};
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time,
+};
 
 pub use self::address::Address;
 use self::{
@@ -105,6 +109,25 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether nobody answered, or whoever did is not ready: waiting may mend it. A wrong URL or password somebody has to.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Url(_) => false,
+            Self::Unreachable { source, .. } => source.may_pass(),
+        }
+    }
+}
+
+/// Where a URL of Redis leads, without user and password.
+///
+/// # Errors
+/// If it is none.
+pub fn address_of(url: &str) -> Result<Address, OpenError> {
+    Ok(address::parse(url)?.1)
+}
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -130,6 +153,22 @@ pub struct RedisDirectory {
     keys: Keys,
     keeper: Keeper,
     stale: Mutex<Option<mpsc::Receiver<Stale>>>,
+    /// Room for calls about buckets.
+    bucket_calls: Semaphore,
+}
+
+impl CallError {
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Away | Self::Late => true,
+            Self::Answer => false,
+            // `ERR …` says that a command, for instance AUTH where no password is set, was not understood; while it loads or fails over, Redis says other words.
+            Self::Redis(error) => {
+                let refused = ["ERR", "NOPERM", "WRONGPASS", "NOAUTH"].iter().any(|word| error.details().starts_with(word));
+                !refused && !matches!(error.kind(), ErrorKind::Auth | ErrorKind::Config | ErrorKind::Url | ErrorKind::Tls)
+            }
+        }
+    }
 }
 
 impl RedisDirectory {
@@ -142,7 +181,7 @@ impl RedisDirectory {
         let keys = Keys::new(&options.prefix);
         let (keeper, stale) = Keeper::start(config, address, keys.clone(), options.gateway).await?;
         let gateway = Gateway { id: options.gateway, address: options.address.clone() };
-        Ok(Self { gateway, lease: options.lease, keys, keeper, stale: Mutex::new(Some(stale)) })
+        Ok(Self { gateway, lease: options.lease, keys, keeper, stale: Mutex::new(Some(stale)), bucket_calls: Semaphore::new(buckets::CALLS) })
     }
 
     /// Where Redis is.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | prefix `s:` account (16 bytes) | the account's places: records of 32 bytes, one after another |
 //! | prefix `gateways` | hash: gateway (8 bytes) -> end of its lease and address, see `renew.lua` |
+//! | prefix `b:` kind (1 byte) whose (32 bytes) | a token bucket: when it is full again, see `take.lua` |
 //! | prefix `m:` number | a marker, by which a flush is noticed, see `link.rs` |
 //!
 //! A record is the device (16 bytes), the gateway and the epoch (8 bytes each, big-endian). One string per account rather than a hash: so many accounts are
@@ -21,13 +22,18 @@ const RECORD: usize = 32;
 pub(super) struct Keys {
     sessions: Bytes,
     markers: Bytes,
+    buckets: Bytes,
     gateways: Bytes,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let name = |name: &str| Bytes::from(format!("{prefix}{name}"));
-        Self { sessions: name("s:"), markers: name("m:"), gateways: name("gateways") }
+        Self { sessions: name("s:"), markers: name("m:"), buckets: name("b:"), gateways: name("gateways") }
+    }
+
+    pub(super) fn buckets(&self) -> &Bytes {
+        &self.buckets
     }
 
     pub(super) fn gateways(&self) -> Bytes {

@@ -11,17 +11,19 @@ pub(super) struct Scripts {
     pub(super) enter: Script,
     pub(super) leave: Script,
     pub(super) renew: Script,
+    pub(super) take: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     enter: Script::from_lua(include_str!("enter.lua")),
     leave: Script::from_lua(include_str!("leave.lua")),
     renew: Script::from_lua(include_str!("renew.lua")),
+    take: Script::from_lua(include_str!("take.lua")),
 });
 
 impl Scripts {
-    pub(super) fn all(&self) -> [&Script; 3] {
-        [&self.enter, &self.leave, &self.renew]
+    pub(super) fn all(&self) -> [&Script; 4] {
+        [&self.enter, &self.leave, &self.renew, &self.take]
     }
 }
 

@@ -8,8 +8,10 @@ use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 use tokio::sync::mpsc;
 
 use super::{OpenError, Options, RedisDirectory};
+use crate::domain::Rate;
 use crate::sessions::{
     GatewayId, Place, SessionDirectory, Stale,
+    buckets::{self, BucketKey, Buckets, Take},
     conformance::{self, Fixture, address, conformance_tests, each, eventually, until_told},
 };
 
@@ -67,6 +69,44 @@ mod alone {
     use super::*;
 
     conformance_tests!(Alone);
+}
+
+#[async_trait(?Send)]
+impl buckets::conformance::Fixture for Alone {
+    async fn new() -> Self {
+        <Self as Fixture>::new().await
+    }
+
+    async fn member(&self) -> Arc<dyn Buckets> {
+        // Which of them nobody asks.
+        Arc::new(self.open(rand::random()).await)
+    }
+}
+
+mod buckets_alone {
+    use super::*;
+
+    buckets::conformance::bucket_tests!(Alone);
+}
+
+const ONE: Rate = Rate { capacity: 1, per_minute: 1 };
+
+#[tokio::test]
+async fn buckets_that_are_away_fail_in_time_and_are_full_after_a_flush() {
+    let alone = <Alone as Fixture>::new().await;
+    let buckets = alone.open(1).await;
+    let key = BucketKey { kind: b'a', of: [1; 32] };
+    assert_eq!(buckets.take(key, ONE).await.unwrap(), Take::Taken);
+    let left: u64 = alone.redis.ask(&["EVAL", "return redis.call('PTTL', redis.call('KEYS', 'kith:b:*')[1])", "0"]).await.unwrap().parse().unwrap();
+    assert!((1..=60_000).contains(&left), "it is not kept for longer than it takes to fill: {left}");
+    alone.redis.pause().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert!(buckets.take(key, ONE).await.is_err());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    alone.redis.resume().await.unwrap();
+    eventually("it answers again", async || buckets.remaining(&[(key, ONE)]).await).await;
+    alone.redis.flush().await.unwrap();
+    assert_eq!(eventually("it is asked", async || buckets.take(key, ONE).await).await, Take::Taken);
 }
 
 /// Several servers that clients find by themselves, past any proxy.
@@ -150,7 +190,15 @@ async fn behind_sentinels() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_cluster() {
-    conformance::all(&Several::<RedisCluster>::new().await).await;
+    let servers = Several::<RedisCluster>::new().await;
+    conformance::all(&servers).await;
+    // Buckets lie on all servers.
+    let directory = open(servers.url.clone(), GatewayId(77), Duration::from_secs(600)).await;
+    let buckets: Vec<_> = (0..20).map(|n| (BucketKey { kind: b'a', of: [n; 32] }, ONE)).collect();
+    for (key, rate) in &buckets {
+        assert_eq!(directory.take(*key, *rate).await.unwrap(), Take::Taken);
+    }
+    assert_eq!(directory.remaining(&buckets).await.unwrap(), [0; 20]);
 }
 
 const PHONE: DeviceRef = DeviceRef { account: AccountId([1; 16]), device: DeviceId([2; 16]) };
@@ -188,7 +236,7 @@ async fn a_start_that_fails_names_the_address_and_no_password() {
 
 #[tokio::test]
 async fn scripts_that_redis_has_forgotten_are_loaded_again() {
-    let alone = Alone::new().await;
+    let alone = <Alone as Fixture>::new().await;
     let directory = alone.open(1).await;
     for epoch in 1..3 {
         alone.redis.ask(&["SCRIPT", "FLUSH"]).await.unwrap();
@@ -198,7 +246,7 @@ async fn scripts_that_redis_has_forgotten_are_loaded_again() {
 
 #[tokio::test]
 async fn what_is_left_behind_ends_by_itself() {
-    let alone = Alone::new().await;
+    let alone = <Alone as Fixture>::new().await;
     let directory = alone.open(1).await;
     directory.enter(&[(PHONE, 1)]).await.unwrap();
     directory.renew().await.unwrap();
@@ -212,7 +260,7 @@ async fn what_is_left_behind_ends_by_itself() {
 
 #[tokio::test]
 async fn a_link_that_breaks_without_a_sound_is_noticed() {
-    let alone = Alone::new().await;
+    let alone = <Alone as Fixture>::new().await;
     let (reader, writer) = (alone.open(1).await, open(alone.redis.url(), GatewayId(2), Duration::from_secs(600)).await);
     let mut news = reader.stale().unwrap();
     finds_again(&reader, &writer, 1).await;
@@ -226,7 +274,7 @@ async fn a_link_that_breaks_without_a_sound_is_noticed() {
 
 #[tokio::test]
 async fn a_restart_of_redis_is_survived() {
-    let alone = Alone::new().await;
+    let alone = <Alone as Fixture>::new().await;
     let (reader, writer) = (alone.open(1).await, alone.open(2).await);
     let mut news = reader.stale().unwrap();
     finds_again(&reader, &writer, 1).await;
@@ -239,7 +287,7 @@ async fn a_restart_of_redis_is_survived() {
 
 #[tokio::test]
 async fn connections_end_with_the_directory() {
-    let alone = Alone::new().await;
+    let alone = <Alone as Fixture>::new().await;
     let directory = alone.open(1).await;
     directory.enter(&[(PHONE, 1)]).await.unwrap();
     assert_eq!(alone.proxy.connections(), 2);
