@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use kith_gateway::config::{Config, LogFormat, RegistrationPolicy};
+use kith_gateway::config::{Config, LogFormat, RegistrationPolicy, Role};
 use tokio::{
     io::{AsyncReadExt as _, stdin},
     signal::unix::{SignalKind, signal},
@@ -32,6 +32,9 @@ pub(crate) struct ServeArgs {
     /// Address and port for HTTP and WebSocket; port 0 takes any free one [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Parts of the server that this process runs: all, gateway or relay; all with the embedded database [default: all]
+    #[arg(long, value_name = "ROLE")]
+    role: Option<Role>,
     /// How log lines look [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<Format>,
@@ -57,6 +60,9 @@ impl ServeArgs {
         }
         if let Some(listen) = self.listen {
             config.listen = listen;
+        }
+        if let Some(role) = self.role {
+            config.role = role;
         }
         match self.log_format {
             Some(Format::Json) => config.log.format = LogFormat::Json,
@@ -118,6 +124,9 @@ fn introduce(config: &Config, bound: SocketAddr) -> std::io::Result<()> {
     writeln!(out, "  WebSocket     {ws}://{bound}/v1/ws")?;
     if !config.public_url.is_empty() {
         writeln!(out, "  clients dial  {}", config.public_url)?;
+    }
+    if config.role != Role::All {
+        writeln!(out, "  role          {}", config.role)?;
     }
     writeln!(out, "  data          {storage}")?;
     writeln!(out, "  registration  {registration}")?;

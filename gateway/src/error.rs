@@ -38,6 +38,11 @@ impl ApiError {
         Self { code, message: message.to_owned(), after_ms: Some(after_ms) }
     }
 
+    /// A server that cannot serve yet.
+    pub(crate) fn come_back(message: &str, after: std::time::Duration) -> Self {
+        Self::after(ErrorCode::Draining, message, u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
+    }
+
     /// Its code.
     #[must_use]
     pub fn code(&self) -> ErrorCode {

@@ -24,7 +24,7 @@ pub struct Readiness {
 }
 
 impl Health {
-    /// Not ready until everything in `missing` has come.
+    /// Not ready until everything in `missing` has come and serving has begun.
     #[must_use]
     pub fn new(missing: &[&str]) -> Self {
         let flag = || AtomicBool::new(false);
@@ -33,11 +33,12 @@ impl Health {
 
     /// A dependency is there.
     pub fn present(&self, name: &str) {
-        let mut missing = self.missing.lock();
-        missing.retain(|m| *m != name);
-        if missing.is_empty() {
-            self.was_ready.store(true, Ordering::Release);
-        }
+        self.missing.lock().retain(|m| *m != name);
+    }
+
+    /// Everything has been there, and clients are served from now on.
+    pub fn begin(&self) {
+        self.was_ready.store(true, Ordering::Release);
     }
 
     /// A dependency does not answer.
@@ -85,11 +86,12 @@ mod tests {
 
     #[test]
     fn ready_stays_ready_until_it_drains() {
-        let health = Health::new(&["database", "listener"]);
-        assert_eq!(health.readiness(), Readiness { ready: false, missing: vec!["database".to_owned(), "listener".to_owned()] });
+        let health = Health::new(&["database", "redis"]);
+        assert_eq!(health.readiness(), Readiness { ready: false, missing: vec!["database".to_owned(), "redis".to_owned()] });
         health.present("database");
-        assert!(!health.readiness().ready);
-        health.present("listener");
+        health.present("redis");
+        assert!(!health.readiness().ready, "nothing serves yet");
+        health.begin();
         assert_eq!(health.readiness(), Readiness { ready: true, missing: vec![] });
         health.absent("database");
         assert_eq!(health.readiness(), Readiness { ready: true, missing: vec!["database".to_owned()] });

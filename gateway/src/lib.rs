@@ -23,6 +23,7 @@ pub mod socket;
 mod start;
 pub mod state;
 mod storage;
+mod telemetry;
 mod tls;
 pub mod token;
 
@@ -31,4 +32,5 @@ pub use self::{
     invites::{InviteError, create_invites},
     start::{RunError, bind, run},
     storage::{StorageError, migrate},
+    telemetry::{TelemetryError, Tracer},
 };

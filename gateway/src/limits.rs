@@ -1,67 +1,52 @@
-//! Token buckets in memory: a bounded number of them, cheap enough for every send.
+//! How much anybody may ask for: token buckets.
 //!
-//! Each kind of bucket has two maps. A bucket that is used moves into the young one; when that is full it becomes the old one and the old one is dropped.
-//! So memory is bounded whatever comes, and only buckets that were not used for a long while are forgotten, which makes them full again. What must not be
-//! forgotten (one-time prekeys) is counted in the database.
+//! Those that count what an account, a device or an address does over REST hold for the whole service: where there are several gateways they stand in
+//! Redis. Every gateway counts for itself as well, and refuses by its own count without asking anybody; if Redis is away its own count is all there is, and
+//! nobody is refused for that. Sends are counted by each gateway for itself: a device has one connection, and a message waits for nobody. Requests in all
+//! are a bound on load, and likewise.
+//!
+//! What must not be forgotten (one-time prekeys) is counted in the database.
 
-use std::{collections::HashMap, hash::Hash};
+use std::sync::Arc;
 
 use kith_chat_core::{
-    domain::{Bucket, Rate},
+    domain::{Clock, Rate},
     log::{Admission, Refusal},
+    sessions::buckets::{BucketKey, Buckets, MemoryBuckets, Take},
 };
 use kith_proto::{
     id::{AccountId, DeviceRef},
     rest::BucketState,
 };
-use parking_lot::Mutex;
 
-use crate::{config, peer::Peer};
+use crate::{config, peer::Peer, sessions::Counter};
 
-/// Buckets of one kind in one map; twice as many are kept at most. A bucket takes about 64 bytes.
-const BUCKETS: usize = 32_768;
+/// The limits, each a letter in the names of buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    RegisterAddress = b'r',
+    LoginAddress = b'a',
+    LoginDevice = b'd',
+    LookupAccount = b'l',
+    LookupDevice = b'L',
+    BundlesAccount = b'b',
+    ChangeDevice = b'c',
+    RequestAccount = b'q',
+    SendDevice = b'S',
+    SendAccount = b's',
+}
 
-/// One kind of bucket.
-#[derive(Debug)]
-struct Buckets<K> {
+/// One limit.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    kind: Kind,
     rate: Rate,
-    enforced: bool,
-    generations: Mutex<Generations<K>>,
 }
 
-#[derive(Debug)]
-struct Generations<K> {
-    young: HashMap<K, Bucket>,
-    old: HashMap<K, Bucket>,
-}
-
-impl<K: Hash + Eq> Buckets<K> {
-    fn new(rate: Rate, enforced: bool) -> Self {
-        Self { rate, enforced, generations: Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() }) }
-    }
-
-    fn take(&self, key: K, now_ms: u64) -> Result<(), Exceeded> {
-        if !self.enforced {
-            return Ok(());
-        }
-        let mut generations = self.generations.lock();
-        let generations = &mut *generations;
-        if let Some(bucket) = generations.young.get_mut(&key) {
-            return bucket.take(self.rate, now_ms).map_err(|after_ms| Exceeded { after_ms });
-        }
-        let mut bucket = generations.old.remove(&key).unwrap_or_default();
-        let taken = bucket.take(self.rate, now_ms);
-        if generations.young.len() >= BUCKETS {
-            generations.old = std::mem::take(&mut generations.young);
-        }
-        generations.young.insert(key, bucket);
-        taken.map_err(|after_ms| Exceeded { after_ms })
-    }
-
-    fn remaining(&self, key: &K, now_ms: u64) -> u32 {
-        let generations = self.generations.lock();
-        let bucket = generations.young.get(key).or_else(|| generations.old.get(key)).copied().unwrap_or_default();
-        bucket.remaining(self.rate, now_ms)
+impl Limit {
+    fn key(self, of: [u8; 32]) -> BucketKey {
+        BucketKey { kind: self.kind as u8, of }
     }
 }
 
@@ -73,43 +58,54 @@ pub struct Exceeded {
     pub after_ms: u64,
 }
 
-/// All limits that are counted in memory.
+/// All limits.
 #[derive(Debug)]
 pub struct Limits {
-    register_address: Buckets<[u8; 16]>,
-    login_address: Buckets<[u8; 16]>,
-    login_device: Buckets<DeviceRef>,
-    lookup_account: Buckets<AccountId>,
-    lookup_device: Buckets<DeviceRef>,
-    bundles_account: Buckets<AccountId>,
-    change_device: Buckets<DeviceRef>,
-    request_account: Buckets<AccountId>,
-    send_device: Buckets<DeviceRef>,
-    send_account: Buckets<AccountId>,
+    enforced: bool,
+    register_address: Limit,
+    login_address: Limit,
+    login_device: Limit,
+    lookup_account: Limit,
+    lookup_device: Limit,
+    bundles_account: Limit,
+    change_device: Limit,
+    request_account: Limit,
+    send_device: Limit,
+    send_account: Limit,
     one_time: (Rate, Rate),
+    own: MemoryBuckets,
+    /// Of sends alone, so that they do not wait for others or push them out.
+    sends: MemoryBuckets,
+    shared: Option<Arc<dyn Buckets>>,
+    /// Times that the shared buckets could not be asked.
+    pub(crate) unshared: Counter,
 }
 
 impl Limits {
-    /// With the rates of the configuration.
+    /// With the rates of the configuration; `shared` are the buckets of all gateways, where there are several.
     #[must_use]
-    pub fn new(limits: &config::Limits) -> Self {
-        let rate = |capacity, per_minute| Rate { capacity, per_minute };
+    pub fn new(limits: &config::Limits, clock: &Clock, shared: Option<Arc<dyn Buckets>>) -> Self {
+        let limit = |kind, capacity, per_minute| Limit { kind, rate: Rate { capacity, per_minute } };
         let half = |n: u32| n.div_ceil(2);
-        let on = limits.enforced;
         let (lookup_burst, lookup_per_minute) = (limits.lookup_account_burst, limits.lookup_account_per_minute);
         let (send_burst, send_per_minute) = (limits.send_device_burst, limits.send_device_per_minute);
         Self {
-            register_address: Buckets::new(rate(limits.register_address_burst, limits.register_address_per_minute), on),
-            login_address: Buckets::new(rate(limits.login_address_burst, limits.login_address_per_minute), on),
-            login_device: Buckets::new(rate(limits.login_device_burst, limits.login_device_per_minute), on),
-            lookup_account: Buckets::new(rate(lookup_burst, lookup_per_minute), on),
-            lookup_device: Buckets::new(rate(half(lookup_burst), half(lookup_per_minute)), on),
-            bundles_account: Buckets::new(rate(limits.bundles_account_burst, limits.bundles_account_per_minute), on),
-            change_device: Buckets::new(rate(limits.change_device_burst, limits.change_device_per_minute), on),
-            request_account: Buckets::new(rate(limits.request_account_burst, limits.request_account_per_minute), on),
-            send_device: Buckets::new(rate(send_burst, send_per_minute), on),
-            send_account: Buckets::new(rate(send_burst.saturating_mul(2), send_per_minute.saturating_mul(2)), on),
+            enforced: limits.enforced,
+            register_address: limit(Kind::RegisterAddress, limits.register_address_burst, limits.register_address_per_minute),
+            login_address: limit(Kind::LoginAddress, limits.login_address_burst, limits.login_address_per_minute),
+            login_device: limit(Kind::LoginDevice, limits.login_device_burst, limits.login_device_per_minute),
+            lookup_account: limit(Kind::LookupAccount, lookup_burst, lookup_per_minute),
+            lookup_device: limit(Kind::LookupDevice, half(lookup_burst), half(lookup_per_minute)),
+            bundles_account: limit(Kind::BundlesAccount, limits.bundles_account_burst, limits.bundles_account_per_minute),
+            change_device: limit(Kind::ChangeDevice, limits.change_device_burst, limits.change_device_per_minute),
+            request_account: limit(Kind::RequestAccount, limits.request_account_burst, limits.request_account_per_minute),
+            send_device: limit(Kind::SendDevice, send_burst, send_per_minute),
+            send_account: limit(Kind::SendAccount, send_burst.saturating_mul(2), send_per_minute.saturating_mul(2)),
             one_time: limits.one_time(),
+            own: MemoryBuckets::new(clock.clone()),
+            sends: MemoryBuckets::new(clock.clone()),
+            shared,
+            unshared: Counter::default(),
         }
     }
 
@@ -117,140 +113,255 @@ impl Limits {
     ///
     /// # Errors
     /// If there were too many.
-    pub fn register(&self, peer: &Peer, now_ms: u64) -> Result<(), Exceeded> {
-        peer.limit_key().map_or(Ok(()), |key| self.register_address.take(key, now_ms))
+    pub async fn register(&self, peer: &Peer) -> Result<(), Exceeded> {
+        match peer.limit_key() {
+            Some(address) => self.take(self.register_address, of_address(address)).await,
+            None => Ok(()),
+        }
     }
 
     /// A challenge, login, refresh or rotation from this peer.
     ///
     /// # Errors
     /// If there were too many.
-    pub fn login(&self, peer: &Peer, now_ms: u64) -> Result<(), Exceeded> {
-        peer.limit_key().map_or(Ok(()), |key| self.login_address.take(key, now_ms))
+    pub async fn login(&self, peer: &Peer) -> Result<(), Exceeded> {
+        match peer.limit_key() {
+            Some(address) => self.take(self.login_address, of_address(address)).await,
+            None => Ok(()),
+        }
     }
 
     /// A login of a device that has shown its key; before that anybody could use up its tokens.
     ///
     /// # Errors
     /// If there were too many.
-    pub fn login_device(&self, peer: &Peer, device: DeviceRef, now_ms: u64) -> Result<(), Exceeded> {
-        if peer.is_local { Ok(()) } else { self.login_device.take(device, now_ms) }
+    pub async fn login_device(&self, peer: &Peer, device: DeviceRef) -> Result<(), Exceeded> {
+        if peer.is_local { Ok(()) } else { self.take(self.login_device, of_device(device)).await }
     }
 
     /// A look-up by name.
     ///
     /// # Errors
     /// If there were too many.
-    pub fn lookup(&self, caller: DeviceRef, now_ms: u64) -> Result<(), Exceeded> {
-        self.lookup_device.take(caller, now_ms)?;
-        self.lookup_account.take(caller.account, now_ms)
+    pub async fn lookup(&self, caller: DeviceRef) -> Result<(), Exceeded> {
+        self.take_own(self.lookup_device, of_device(caller))?;
+        self.take(self.lookup_account, of_account(caller.account)).await
     }
 
     /// A request for bundles.
     ///
     /// # Errors
     /// If there were too many.
-    pub fn bundles(&self, caller: DeviceRef, now_ms: u64) -> Result<(), Exceeded> {
-        self.bundles_account.take(caller.account, now_ms)
+    pub async fn bundles(&self, caller: DeviceRef) -> Result<(), Exceeded> {
+        self.take(self.bundles_account, of_account(caller.account)).await
     }
 
     /// A change of keys or of the device list.
     ///
     /// # Errors
     /// If there were too many.
-    pub fn change(&self, caller: DeviceRef, now_ms: u64) -> Result<(), Exceeded> {
-        self.change_device.take(caller, now_ms)
+    pub async fn change(&self, caller: DeviceRef) -> Result<(), Exceeded> {
+        self.take(self.change_device, of_device(caller)).await
     }
 
     /// Any authenticated request.
     ///
     /// # Errors
     /// If there were too many.
-    pub fn request(&self, caller: DeviceRef, now_ms: u64) -> Result<(), Exceeded> {
-        self.request_account.take(caller.account, now_ms)
+    pub fn request(&self, caller: DeviceRef) -> Result<(), Exceeded> {
+        self.take_own(self.request_account, of_account(caller.account))
     }
 
     /// A send. Asked for every message: two look-ups.
     #[must_use]
-    pub fn send(&self, device: &DeviceRef, now_ms: u64) -> Admission {
-        let taken = self.send_device.take(*device, now_ms).and_then(|()| self.send_account.take(device.account, now_ms));
+    pub fn send(&self, device: &DeviceRef) -> Admission {
+        if !self.enforced {
+            return Admission::Admitted;
+        }
+        let of_device = self.send_device.key(of_device(*device));
+        let taken = match self.sends.take_now(of_device, self.send_device.rate) {
+            Take::Taken => self.sends.take_now(self.send_account.key(of_account(device.account)), self.send_account.rate),
+            empty @ Take::Empty { .. } => empty,
+        };
         match taken {
-            Ok(()) => Admission::Admitted,
-            Err(Exceeded { after_ms }) => Admission::DuplicateOnly(Refusal::RateLimited { after_ms }),
+            Take::Taken => Admission::Admitted,
+            Take::Empty { after_ms } => Admission::DuplicateOnly(Refusal::RateLimited { after_ms }),
+        }
+    }
+
+    fn take_own(&self, limit: Limit, of: [u8; 32]) -> Result<(), Exceeded> {
+        if !self.enforced {
+            return Ok(());
+        }
+        allowed(self.own.take_now(limit.key(of), limit.rate))
+    }
+
+    /// One's own count first: it is never above the shared one but where that was forgotten, and costs nothing.
+    async fn take(&self, limit: Limit, of: [u8; 32]) -> Result<(), Exceeded> {
+        self.take_own(limit, of)?;
+        let Some(shared) = self.shared.as_ref().filter(|_| self.enforced) else { return Ok(()) };
+        match shared.take(limit.key(of), limit.rate).await {
+            Ok(take) => allowed(take),
+            Err(error) => {
+                self.unshared.one();
+                tracing::debug!(error = &error as &dyn std::error::Error, "counted by this gateway alone");
+                Ok(())
+            }
         }
     }
 
     /// What is published, with what is left to the caller.
-    #[must_use]
-    pub fn states(&self, peer: &Peer, caller: Option<DeviceRef>, now_ms: u64) -> Vec<BucketState> {
-        let address = peer.limit_key();
-        let account = caller.map(|c| c.account);
+    pub async fn states(&self, peer: &Peer, caller: Option<DeviceRef>) -> Vec<BucketState> {
+        let address = peer.limit_key().map(of_address);
+        let account = caller.map(|caller| of_account(caller.account));
+        let device = caller.map(of_device);
+        let mut states = vec![
+            (self.state("register_per_address", self.register_address, address), true),
+            (self.state("login_per_address", self.login_address, address), true),
+            (self.state("login_per_device", self.login_device, device), true),
+            (self.state("lookup_per_account", self.lookup_account, account), true),
+            (self.state("lookup_per_device", self.lookup_device, device), false),
+            (self.state("bundles_per_account", self.bundles_account, account), true),
+            (self.state("change_per_device", self.change_device, device), true),
+            (self.state("request_per_account", self.request_account, account), false),
+            (self.state("send_per_device", self.send_device, device), false),
+            (self.state("send_per_account", self.send_account, account), false),
+        ];
+        self.correct(&mut states).await;
         let (pair, target) = self.one_time;
-        vec![
-            state("register_per_address", &self.register_address, address.as_ref(), now_ms),
-            state("login_per_address", &self.login_address, address.as_ref(), now_ms),
-            state("login_per_device", &self.login_device, caller.as_ref(), now_ms),
-            state("lookup_per_account", &self.lookup_account, account.as_ref(), now_ms),
-            state("lookup_per_device", &self.lookup_device, caller.as_ref(), now_ms),
-            state("bundles_per_account", &self.bundles_account, account.as_ref(), now_ms),
-            state("change_per_device", &self.change_device, caller.as_ref(), now_ms),
-            state("request_per_account", &self.request_account, account.as_ref(), now_ms),
-            state("send_per_device", &self.send_device, caller.as_ref(), now_ms),
-            state("send_per_account", &self.send_account, account.as_ref(), now_ms),
-            published("one_time_prekeys_per_pair", pair, None),
-            published("one_time_prekeys_per_target", target, None),
-        ]
+        let counted_elsewhere = [("one_time_prekeys_per_pair", pair), ("one_time_prekeys_per_target", target)];
+        states.into_iter().map(|(state, _)| state.published).chain(counted_elsewhere.map(|(name, rate)| published(name, rate, None))).collect()
+    }
+
+    fn state(&self, name: &str, limit: Limit, of: Option<[u8; 32]>) -> State {
+        let buckets = if matches!(limit.kind, Kind::SendDevice | Kind::SendAccount) { &self.sends } else { &self.own };
+        let bucket = of.map(|of| (limit.key(of), limit.rate));
+        let remaining = bucket.map(|(key, rate)| buckets.remaining_now(key, rate));
+        State { bucket, published: published(name, limit.rate, remaining) }
+    }
+
+    /// What other gateways have given counts as well; if it is not known, this gateway's own count is told.
+    async fn correct(&self, states: &mut [(State, bool)]) {
+        let Some(shared) = &self.shared else { return };
+        let mut of_all: Vec<&mut State> =
+            states.iter_mut().filter(|(state, is_shared)| *is_shared && state.bucket.is_some()).map(|(state, _)| state).collect();
+        let asked: Vec<_> = of_all.iter().filter_map(|state| state.bucket).collect();
+        if let Ok(left) = shared.remaining(&asked).await {
+            for (state, left) in of_all.iter_mut().zip(left) {
+                state.published.remaining = state.published.remaining.map(|own| own.min(left));
+            }
+        }
     }
 }
 
-fn state<K: Hash + Eq>(name: &str, buckets: &Buckets<K>, key: Option<&K>, now_ms: u64) -> BucketState {
-    published(name, buckets.rate, key.map(|key| buckets.remaining(key, now_ms)))
+/// One limit as it stands for the caller.
+struct State {
+    bucket: Option<(BucketKey, Rate)>,
+    published: BucketState,
+}
+
+fn allowed(take: Take) -> Result<(), Exceeded> {
+    match take {
+        Take::Taken => Ok(()),
+        Take::Empty { after_ms } => Err(Exceeded { after_ms }),
+    }
 }
 
 fn published(name: &str, rate: Rate, remaining: Option<u32>) -> BucketState {
     BucketState { name: name.to_owned(), capacity: rate.capacity, per_minute: rate.per_minute, remaining }
 }
 
+fn of_account(account: AccountId) -> [u8; 32] {
+    both(account.0, [0; 16])
+}
+
+fn of_device(device: DeviceRef) -> [u8; 32] {
+    both(device.account.0, device.device.0)
+}
+
+fn of_address(address: [u8; 16]) -> [u8; 32] {
+    both(address, [0; 16])
+}
+
+fn both(first: [u8; 16], second: [u8; 16]) -> [u8; 32] {
+    let mut of = [0; 32];
+    of[..16].copy_from_slice(&first);
+    of[16..].copy_from_slice(&second);
+    of
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use async_trait::async_trait;
+    use kith_chat_core::sessions::buckets::BucketsError;
     use kith_proto::id::DeviceId;
 
     use super::*;
 
-    #[test]
-    fn the_number_of_buckets_is_bounded() {
-        let buckets = Buckets::new(Rate { capacity: 1, per_minute: 1 }, true);
-        for n in 0..100_000_u64 {
-            buckets.take(n, 1_000).unwrap();
-            assert!(buckets.take(n, 1_000).is_err());
-        }
-        let generations = buckets.generations.lock();
-        assert!(generations.young.len() + generations.old.len() <= 2 * BUCKETS);
-    }
-
-    #[test]
-    fn a_bucket_in_use_outlives_a_flood_of_others() {
-        let buckets = Buckets::new(Rate { capacity: 1, per_minute: 1 }, true);
-        buckets.take(u64::MAX, 1_000).unwrap();
-        for n in 0..100_000_u64 {
-            let _ = buckets.take(n, 1_000);
-            if n % 10_000 == 0 {
-                assert!(buckets.take(u64::MAX, 1_000).is_err());
-            }
-        }
+    fn device(n: u8) -> DeviceRef {
+        DeviceRef { account: AccountId([1; 16]), device: DeviceId([n; 16]) }
     }
 
     #[test]
     fn sends_are_limited_per_device_and_account() {
-        let limits = Limits::new(&config::Limits { send_device_burst: 2, send_device_per_minute: 60, ..config::Limits::default() });
-        let device = |n| DeviceRef { account: AccountId([1; 16]), device: DeviceId([n; 16]) };
-        let empty = Admission::DuplicateOnly(Refusal::RateLimited { after_ms: 1_000 });
+        let hand = Arc::new(AtomicU64::new(0));
+        let few = config::Limits { send_device_burst: 2, send_device_per_minute: 60, ..config::Limits::default() };
+        let limits = Limits::new(&few, &Clock::Manual(Arc::clone(&hand)), None);
+        let empty = |after_ms| Admission::DuplicateOnly(Refusal::RateLimited { after_ms });
         assert_eq!(
-            (limits.send(&device(1), 0), limits.send(&device(1), 0), limits.send(&device(1), 0)),
-            (Admission::Admitted, Admission::Admitted, empty)
+            (limits.send(&device(1)), limits.send(&device(1)), limits.send(&device(1))),
+            (Admission::Admitted, Admission::Admitted, empty(1_000))
         );
-        assert_eq!((limits.send(&device(2), 0), limits.send(&device(2), 0)), (Admission::Admitted, Admission::Admitted));
-        assert_eq!(limits.send(&device(3), 0), Admission::DuplicateOnly(Refusal::RateLimited { after_ms: 500 }), "the account's own bucket");
-        assert_eq!(limits.send(&device(1), 1_000), Admission::Admitted);
+        assert_eq!((limits.send(&device(2)), limits.send(&device(2))), (Admission::Admitted, Admission::Admitted));
+        assert_eq!(limits.send(&device(3)), empty(500), "the account's own bucket");
+        hand.store(1_000, Ordering::Release);
+        assert_eq!(limits.send(&device(1)), Admission::Admitted);
+    }
+
+    /// Buckets that may be sent away.
+    #[derive(Debug)]
+    struct Remote {
+        buckets: MemoryBuckets,
+        away: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Buckets for Remote {
+        async fn take(&self, key: BucketKey, rate: Rate) -> Result<Take, BucketsError> {
+            if self.away.load(Ordering::Acquire) { Err(BucketsError("away".into())) } else { self.buckets.take(key, rate).await }
+        }
+
+        async fn remaining(&self, buckets: &[(BucketKey, Rate)]) -> Result<Vec<u32>, BucketsError> {
+            if self.away.load(Ordering::Acquire) { Err(BucketsError("away".into())) } else { self.buckets.remaining(buckets).await }
+        }
+    }
+
+    #[tokio::test]
+    async fn several_gateways_have_one_limit_and_nobody_is_refused_because_it_is_away() {
+        let clock = Clock::Manual(Arc::default());
+        let remote = Arc::new(Remote { buckets: MemoryBuckets::new(clock.clone()), away: AtomicBool::new(false) });
+        let few = config::Limits { bundles_account_burst: 4, bundles_account_per_minute: 1, ..config::Limits::default() };
+        let [one, two] = [(); 2].map(|()| Limits::new(&few, &clock, Some(Arc::clone(&remote) as _)));
+        for limits in [&one, &two, &one] {
+            limits.bundles(device(1)).await.unwrap();
+        }
+        let peer = Peer { address: [8, 8, 8, 8].into(), is_local: false };
+        let left = async |limits: &Limits| {
+            let states = limits.states(&peer, Some(device(2))).await;
+            states.into_iter().find(|state| state.name == "bundles_per_account").unwrap().remaining
+        };
+        assert_eq!((left(&one).await, left(&two).await), (Some(1), Some(1)));
+        two.bundles(device(2)).await.unwrap();
+        one.bundles(device(1)).await.unwrap_err();
+        two.bundles(device(1)).await.unwrap_err();
+        remote.away.store(true, Ordering::Release);
+        // Each has been asked three times.
+        for limits in [&one, &two] {
+            limits.bundles(device(1)).await.unwrap();
+            limits.bundles(device(1)).await.unwrap_err();
+            assert_eq!(limits.unshared.value(), 1);
+        }
     }
 }

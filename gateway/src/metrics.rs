@@ -13,8 +13,23 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::{
     cluster::Cluster,
+    limits::Limits,
     sessions::{Counters, LATENCY_BOUNDS_US, Latency},
+    telemetry::Tracer,
 };
+
+/// What is on the page beside the HTTP side's own counts: whatever of it the process has.
+#[derive(Debug, Default)]
+pub struct Shown<'a> {
+    /// What connections do.
+    pub(crate) sessions: Option<&'a Counters>,
+    /// What gateways say to one another.
+    pub(crate) cluster: Option<&'a Cluster>,
+    /// How much anybody may ask for.
+    pub(crate) limits: Option<&'a Limits>,
+    /// What became of traces.
+    pub(crate) tracer: Option<&'a Tracer>,
+}
 
 /// Counts of the HTTP side, and what other crates record through the `metrics` facade.
 #[derive(Debug, Default)]
@@ -55,7 +70,7 @@ impl Metrics {
 
     /// The page.
     #[must_use]
-    pub fn render(&self, sessions: &Counters, cluster: Option<&Cluster>) -> String {
+    pub fn render(&self, shown: &Shown<'_>) -> String {
         let mut page = String::new();
         if let Some(recorder) = recorder() {
             recorder.run_upkeep();
@@ -68,6 +83,29 @@ impl Metrics {
         one("kith_http_connections", "gauge", "Connections that speak HTTP.", load(&self.http_connections));
         one("kith_http_turned_away_total", "counter", "Connections turned away.", load(&self.http_turned_away));
         one("kith_panics_total", "counter", "Handlers that panicked.", load(&self.panics));
+        if let Some(sessions) = shown.sessions {
+            of_sessions(&mut page, sessions);
+        }
+        if let Some(cluster) = shown.cluster {
+            links(&mut page, cluster);
+        }
+        if let Some(limits) = shown.limits {
+            let (name, help) =
+                ("kith_limits_unshared_total", "Times that a limit was counted by this gateway alone, because the shared count was away.");
+            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", limits.unshared.value());
+        }
+        if let Some(tracer) = shown.tracer {
+            traces(&mut page, tracer);
+        }
+        page
+    }
+}
+
+fn of_sessions(page: &mut String, sessions: &Counters) {
+    {
+        let mut one = |name: &str, kind: &str, help: &str, value: u64| {
+            let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        };
         one("kith_ws_connections", "gauge", "WebSocket connections.", sessions.connections.value());
         one("kith_ws_unauthenticated", "gauge", "Of these, such as have not said who they are.", sessions.unauthenticated.value());
         one("kith_ws_turned_away_total", "counter", "Upgrades refused for lack of room.", sessions.turned_away.value());
@@ -82,13 +120,18 @@ impl Metrics {
         one("kith_ws_slowed_total", "counter", "Times a connection was not read for sending too much that was not new.", sessions.slowed.value());
         one("kith_log_full_total", "counter", "Messages refused because the log's queue was full.", sessions.log_full.value());
         one("kith_log_appends_waiting", "gauge", "Appends on their way through the log.", sessions.in_log.value());
-        refusals(&mut page, sessions);
-        latency(&mut page, "kith_accept_seconds", "From a Send to its Accepted; one in sixteen is measured.", &sessions.accept_latency);
-        if let Some(cluster) = cluster {
-            links(&mut page, cluster);
-        }
-        page
     }
+    refusals(page, sessions);
+    latency(page, "kith_accept_seconds", "From a Send to its Accepted; one in sixteen is measured.", &sessions.accept_latency);
+    stages(page, sessions);
+}
+
+fn traces(page: &mut String, tracer: &Tracer) {
+    let mut one = |name: &str, help: &str, value: u64| {
+        let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
+    };
+    one("kith_trace_spans_exported_total", "Spans that the collector has taken.", tracer.exported.value());
+    one("kith_trace_spans_dropped_total", "Spans dropped for lack of room or because the collector was away.", tracer.dropped.value());
 }
 
 fn refusals(page: &mut String, sessions: &Counters) {
@@ -127,14 +170,30 @@ fn links(page: &mut String, cluster: &Cluster) {
     latency(page, "kith_peer_delivery_seconds", help, &counters.latency);
 }
 
-fn latency(page: &mut String, name: &str, help: &str, latency: &Latency) {
-    let (buckets, sum_us) = latency.snapshot();
+fn stages(page: &mut String, sessions: &Counters) {
+    let name = "kith_message_stage_seconds";
+    let help = "Parts of a message's way. receive: from the socket to the log's queue; queue: in it; commit: the transaction; deliver: from there to a \
+                receiver's connection at the same gateway; acknowledge: from there to its acknowledgement. One message in sixteen is measured, and every commit.";
     let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
+    for (stage, latency) in sessions.stages.named() {
+        series(page, name, &format!("stage=\"{stage}\""), latency);
+    }
+}
+
+fn latency(page: &mut String, name: &str, help: &str, latency: &Latency) {
+    let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
+    series(page, name, "", latency);
+}
+
+/// The lines of one histogram, whose label may be empty.
+fn series(page: &mut String, name: &str, label: &str, latency: &Latency) {
+    let (buckets, sum_us) = latency.snapshot();
+    let (comma, braced) = if label.is_empty() { ("", String::new()) } else { (",", format!("{{{label}}}")) };
     let mut total = 0;
     for (at, count) in buckets.iter().enumerate() {
         total += count;
         let bound = LATENCY_BOUNDS_US.get(at).map_or("+Inf".to_owned(), |us| Duration::from_micros(*us).as_secs_f64().to_string());
-        let _ = writeln!(page, "{name}_bucket{{le=\"{bound}\"}} {total}");
+        let _ = writeln!(page, "{name}_bucket{{{label}{comma}le=\"{bound}\"}} {total}");
     }
-    let _ = writeln!(page, "{name}_sum {}\n{name}_count {total}", Duration::from_micros(sum_us).as_secs_f64());
+    let _ = writeln!(page, "{name}_sum{braced} {}\n{name}_count{braced} {total}", Duration::from_micros(sum_us).as_secs_f64());
 }

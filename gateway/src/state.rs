@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     peer::Network,
     sessions::Sessions,
+    telemetry::Tracer,
     token::TokenKey,
 };
 
@@ -45,7 +46,9 @@ pub struct AppState {
     /// Readiness.
     pub health: Arc<Health>,
     /// Counts for `/metrics`.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
+    /// Follows some messages, if there is anybody to tell.
+    pub tracer: Option<Arc<Tracer>>,
     /// Owns the tasks that outlive a request.
     pub tasks: TaskTracker,
 }

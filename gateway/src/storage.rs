@@ -36,6 +36,13 @@ pub enum StorageError {
     Postgres(#[from] postgres::OpenError),
 }
 
+impl StorageError {
+    /// Whether waiting may mend it.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.is_outage())
+    }
+}
+
 /// Storage that is open.
 pub(crate) enum Storage {
     Embedded(Arc<Database>),
@@ -51,14 +58,6 @@ impl Storage {
         match config.postgres.options() {
             None => open_embedded(config, clock).await,
             Some(options) => open_postgres(config, &options, clock).await,
-        }
-    }
-
-    /// What `/readyz` calls it when it is away.
-    pub(crate) fn name(&self) -> String {
-        match self {
-            Self::Embedded(_) => "database".to_owned(),
-            Self::Postgres { server, .. } => format!("postgres {}", server.address()),
         }
     }
 
@@ -84,11 +83,11 @@ impl Storage {
         }
     }
 
-    /// Returns when the embedded database can write no more, which is a fault of the program. An outage of PostgreSQL is none, and ends by itself.
+    /// Returns when messages can be written no more, which is a fault of the program. An outage of PostgreSQL is none, and ends by itself.
     pub(crate) async fn ended(&self) {
         match self {
             Self::Embedded(database) => database.ended().await,
-            Self::Postgres { .. } => std::future::pending().await,
+            Self::Postgres { log, .. } => log.ended().await,
         }
     }
 
@@ -128,8 +127,10 @@ async fn open_embedded(config: &Config, clock: Clock) -> Result<(Storage, Resolv
 
 async fn open_postgres(config: &Config, options: &postgres::Options, clock: Clock) -> Result<(Storage, ResolvedAppends), StorageError> {
     let server = Postgres::open(options).await?;
-    // How often the log sweeps is its own affair here: what everybody has it deletes without a sweep.
-    let options = LogOptions { retention_ms: config.retention.ms(), ..LogOptions::new(clock) };
+    // What everybody has is deleted without a sweep; looking at everything that is kept is work beside the way of messages.
+    let usual = LogOptions::new(clock);
+    let purge_every = usual.purge_every.filter(|_| config.role.is_relay());
+    let options = LogOptions { retention_ms: config.retention.ms(), purge_every, ..usual };
     let (log, resolved) = PostgresLog::start(Arc::clone(&server), &options);
     Ok((Storage::Postgres { server, log }, resolved))
 }

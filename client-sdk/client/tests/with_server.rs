@@ -17,7 +17,8 @@ struct Server {
 }
 
 impl Server {
-    fn start(data: &Path, port: u16) -> Self {
+    /// Returns when it serves.
+    async fn start(data: &Path, port: u16) -> Self {
         let config = Config { data: data.to_owned(), listen: ([127, 0, 0, 1], port).into(), ..Config::default() };
         let listener = kith_gateway::bind(&config).unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -25,6 +26,12 @@ impl Server {
         let stop = CancellationToken::new();
         let (serve, end) = (config.clone(), stop.clone());
         let running = tokio::spawn(async move { kith_gateway::run(serve, listener, end).await.unwrap() });
+        let ready = async {
+            while !reqwest::get(format!("{url}/readyz")).await.is_ok_and(|answer| answer.status() == 200) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, ready).await.expect("the server gets ready");
         Self { url, config, stop, running }
     }
 
@@ -82,7 +89,7 @@ async fn ticked(client: &Client, chat: ConversationId, text: &str, tick: Tick) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_talk_through_restarts_of_everything() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&folder.path().join("data"), 0);
+    let server = Server::start(&folder.path().join("data"), 0).await;
     let alice = register(&server, folder.path(), "alice").await;
     let bob = register(&server, folder.path(), "bob").await;
     bob.shutdown().await;
@@ -109,7 +116,7 @@ async fn strangers_talk_through_restarts_of_everything() {
         alice.send_text(chat, &format!("a{n}")).await.unwrap();
         bob.send_text(chat, &format!("b{n}")).await.unwrap();
     }
-    let server = Server::start(&config.data, config.listen.port());
+    let server = Server::start(&config.data, config.listen.port()).await;
     online(&alice).await;
     online(&bob).await;
     let from_alice: Vec<_> = texts(&bob, 101).await.into_iter().skip(1).map(|entry| entry.text().unwrap().to_owned()).collect();
@@ -132,7 +139,7 @@ async fn strangers_talk_through_restarts_of_everything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a19_a_second_process_on_the_same_folder_is_refused_and_a_passphrase_is_needed() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&folder.path().join("data"), 0);
+    let server = Server::start(&folder.path().join("data"), 0).await;
     let builder = Client::builder(server.url.as_str()).home(folder.path().join("carol"));
     let client = builder.clone().passphrase(Some("open sesame")).register(Registration::new("carol").without_recovery()).await.unwrap().client;
     assert!(matches!(builder.clone().passphrase(Some("open sesame")).open().await, Err(kith_client::OpenError::InUse)));

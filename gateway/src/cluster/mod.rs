@@ -10,6 +10,7 @@
 
 mod counters;
 mod dial;
+mod gone;
 mod lease;
 mod links;
 mod outbox;
@@ -55,7 +56,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::counters::ClusterCounters;
 pub(crate) use self::roster::Entered;
 use self::{lease::Lease, links::Links, places::Places, proof::Proofs, queue::Queue, roster::Roster, router::Job};
-use crate::sessions::Sessions;
+use crate::{sessions::Sessions, telemetry::Tracer};
 
 /// The largest frame that is taken from another gateway: a full one, whose last item is the largest that any configuration allows.
 const MAX_MESSAGE: usize = outbox::FRAME_BYTES + (16 << 20) + (1 << 20);
@@ -85,6 +86,8 @@ pub struct ClusterPorts {
     pub lease: Duration,
     /// Unix time.
     pub clock: Clock,
+    /// Follows some messages all the way, if there is anybody to tell.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl std::fmt::Debug for ClusterPorts {
@@ -97,6 +100,7 @@ impl std::fmt::Debug for ClusterPorts {
 pub struct Cluster {
     directory: Arc<dyn SessionDirectory>,
     clock: Clock,
+    tracer: Option<Arc<Tracer>>,
     proofs: Proofs,
     lease: Lease,
     renew_every: Duration,
@@ -129,12 +133,13 @@ impl Cluster {
     /// Nothing runs before `start`.
     #[must_use]
     pub fn new(ports: ClusterPorts) -> Arc<Self> {
-        let ClusterPorts { directory, secret, lease, clock } = ports;
+        let ClusterPorts { directory, secret, lease, clock, tracer } = ports;
         let me = directory.gateway();
         let counters = Arc::<ClusterCounters>::default();
         Arc::new(Self {
             proofs: Proofs::new(secret, me),
             clock,
+            tracer,
             lease: Lease::new(lease),
             renew_every: RENEW_EVERY.min(lease / RENEWALS),
             links: Links::new(me, Arc::clone(&counters)),
@@ -335,6 +340,11 @@ impl Cluster {
         };
         let changes = self.links.renewed(&renewal.gateways);
         changes.gone.iter().for_each(|gateway| self.places.lock().forget_gateway(*gateway));
+        if !changes.gone.is_empty() {
+            let telling = Arc::clone(self).tell_who_is_gone(Arc::clone(sessions), changes.gone);
+            let shutdown = shutdown.clone();
+            tracker.spawn(async move { shutdown.run_until_cancelled(telling).await });
+        }
         for link in changes.new.into_iter().filter(|link| self.dials(link.gateway)) {
             let (cluster, sessions, shutdown) = (Arc::clone(self), Arc::clone(sessions), shutdown.clone());
             tracker.spawn(async move { shutdown.run_until_cancelled(cluster.keep_link(sessions, link)).await });

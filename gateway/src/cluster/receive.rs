@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kith_chat_core::sessions::GatewayId;
+use kith_chat_core::{log::Course, sessions::GatewayId};
 use kith_proto::{
     id::{AccountId, DeviceId},
     peer::v1::{Cut, Frame, Item, Presence, Tell, item::Kind},
@@ -57,7 +57,8 @@ impl Cluster {
     fn item(&self, sessions: &Arc<Sessions>, from: GatewayId, item: Item, awake: &mut Awake) {
         match item.kind {
             Some(Kind::Deliver(deliver)) => {
-                if let Some(message) = wire::resolved(deliver) {
+                let trace = self.tracer.as_ref().zip(deliver.trace.as_ref()).and_then(|(tracer, trace)| tracer.arrived(trace));
+                if let Some(message) = wire::resolved(deliver, Course { commit: None, trace }) {
                     sessions.deliver_from_peer(&Arc::new(message), awake);
                 }
             }

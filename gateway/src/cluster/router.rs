@@ -216,7 +216,8 @@ impl Cluster {
                     let is_there = |account: &AccountId, device: &[u8]| {
                         places(account).iter().any(|place| place.gateway == gateway && place.device.0[..] == *device)
                     };
-                    wire::deliver(message, *accepted_us, is_there)
+                    let trace = self.tracer.as_ref().and_then(|tracer| tracer.routed(&message.append.course));
+                    wire::deliver(message, *accepted_us, trace, is_there)
                 }
                 // Both accounts may have devices there; each is told where it has some.
                 Job::Again(_) => None,

@@ -3,15 +3,20 @@
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use kith_chat_core::log::{Admission, Append, Gate, Outcome, Resolved, Ticket};
+use kith_chat_core::log::{Admission, Append, Course, Gate, Outcome, Resolved, Ticket};
 use kith_proto::{
     id::{AccountId, ClientMsgId, ConversationId, DeviceId, DeviceRef},
-    peer::v1::{Behind, Cut, Deliver, Item, Presence, Tell, item::Kind},
+    peer::v1::{Behind, Cut, Deliver, Item, Presence, Tell, Trace, item::Kind},
     v1,
 };
 
 /// A message that was accepted just now, with the slices of those devices of its two accounts for which `is_there`; with the bytes of its payload.
-pub(super) fn deliver(message: &Resolved, accepted_us: u64, is_there: impl Fn(&AccountId, &[u8]) -> bool) -> Option<(usize, Item)> {
+pub(super) fn deliver(
+    message: &Resolved,
+    accepted_us: u64,
+    trace: Option<Trace>,
+    is_there: impl Fn(&AccountId, &[u8]) -> bool,
+) -> Option<(usize, Item)> {
     let Outcome::Accepted { seq, at_ms, duplicate: false, mutual } = message.outcome else { return None };
     let append = &message.append;
     let of = |account: &AccountId, slices: &[v1::Slice]| -> Vec<v1::Slice> {
@@ -36,12 +41,13 @@ pub(super) fn deliver(message: &Resolved, accepted_us: u64, is_there: impl Fn(&A
         slices,
         own_slices,
         accepted_us,
+        trace,
     };
     Some((bytes, Item { kind: Some(Kind::Deliver(deliver)) }))
 }
 
-/// The message again, as the log of the other gateway resolved it. `None` if ids are missing.
-pub(super) fn resolved(deliver: Deliver) -> Option<Resolved> {
+/// The message again, as the log of the other gateway resolved it, on its `course` here. `None` if ids are missing.
+pub(super) fn resolved(deliver: Deliver, course: Course) -> Option<Resolved> {
     /// Nobody sends through the gate of a message from elsewhere.
     static GATE: LazyLock<Arc<Gate>> = LazyLock::new(Arc::default);
     let append = Append {
@@ -61,6 +67,7 @@ pub(super) fn resolved(deliver: Deliver) -> Option<Resolved> {
         own_slices: deliver.own_slices,
         gate: Arc::clone(&GATE),
         admission: Admission::Admitted,
+        course,
     };
     let outcome = Outcome::Accepted { seq: deliver.seq, at_ms: deliver.at_ms, duplicate: false, mutual: deliver.mutual };
     Some(Resolved { append, outcome })
@@ -130,15 +137,16 @@ mod tests {
                 own_slices,
                 gate: Arc::default(),
                 admission: Admission::Admitted,
+                course: Course::default(),
             };
             let there = append.slices.first().map(|slice| slice.device.clone());
             let outcome = Outcome::Accepted { seq: numbers.2, at_ms: numbers.3, duplicate: false, mutual: flags.1 };
             let message = Resolved { append, outcome };
             let only_first = |account: &AccountId, device: &[u8]| account.0 == recipient && there.as_deref() == Some(device);
-            let (_, item) = deliver(&message, 1, only_first).unwrap();
+            let (_, item) = deliver(&message, 1, None, only_first).unwrap();
             let encoded = prost::Message::encode_to_vec(&item);
             let Item { kind: Some(Kind::Deliver(decoded)) } = prost::Message::decode(&encoded[..]).unwrap() else { panic!() };
-            let again = resolved(decoded).unwrap();
+            let again = resolved(decoded, Course::default()).unwrap();
             let (a, b) = (&message.append, &again.append);
             prop_assert_eq!((a.conversation, a.sender, a.recipient, a.client_msg_id), (b.conversation, b.sender, b.recipient, b.client_msg_id));
             prop_assert_eq!((a.checkpoint, a.sender_list_version, a.recipient_list_version), (b.checkpoint, b.sender_list_version, b.recipient_list_version));
@@ -150,6 +158,6 @@ mod tests {
 
     #[test]
     fn a_message_without_its_ids_is_none() {
-        assert!(resolved(Deliver::default()).is_none());
+        assert!(resolved(Deliver::default(), Course::default()).is_none());
     }
 }

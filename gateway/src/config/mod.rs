@@ -19,6 +19,7 @@
 //! ```
 
 mod origins;
+mod role;
 mod secret;
 mod sections;
 mod source;
@@ -33,10 +34,11 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::sections::ms;
 pub use self::{
     origins::Origins,
+    role::{Role, UnknownRole},
     secret::Secret,
     sections::{
         ClusterSection, Http, KafkaSection, Limits, LogFormat, Logging, Metrics, PostgresSection, Prekeys, RedisSection, Registration,
-        RegistrationPolicy, RetentionSettings, SessionsSection, Storage, Synchronous, Tls, Tokens,
+        RegistrationPolicy, RetentionSettings, SessionsSection, Storage, Synchronous, Telemetry, Tls, Tokens,
     },
     source::ConfigError,
 };
@@ -51,6 +53,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address that clients dial, `https://host` or `https://host:port`. Logins are bound to it. Required unless `listen` is a loopback address.
     pub public_url: String,
+    /// Which parts of the server this process runs.
+    pub role: Role,
     /// Who may register.
     pub registration: Registration,
     /// How long tokens last.
@@ -77,6 +81,8 @@ pub struct Config {
     pub cluster: ClusterSection,
     /// TLS, if not ended by a proxy.
     pub tls: Tls,
+    /// Traces.
+    pub telemetry: Telemetry,
     /// Logs.
     pub log: Logging,
 }
@@ -87,6 +93,7 @@ impl Default for Config {
             data: PathBuf::from("./kith-data"),
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             public_url: String::new(),
+            role: Role::All,
             registration: Registration::default(),
             tokens: Tokens::default(),
             http: Http::default(),
@@ -100,6 +107,7 @@ impl Default for Config {
             kafka: KafkaSection::default(),
             cluster: ClusterSection::default(),
             tls: Tls::default(),
+            telemetry: Telemetry::default(),
             log: Logging::default(),
         }
     }

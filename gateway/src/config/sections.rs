@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use kith_chat_core::{accounts::PrekeyCaps, bus::KafkaOptions, domain::Rate, postgres};
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, Secret};
+use super::{Config, ConfigError, Role, Secret};
 use crate::peer::Network;
 
 /// `[registration]`
@@ -411,6 +411,22 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
+/// `[telemetry]`: some messages are followed on their way, and an OpenTelemetry collector is told where their time went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// `http://host:4318` of a collector (OTLP over HTTP, protobuf; `/v1/traces` is added); empty for none, and then nothing is recorded.
+    pub otlp_endpoint: String,
+    /// One message in so many is followed.
+    pub sample_one_in: u64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: String::new(), sample_one_in: 1_000 }
+    }
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -475,6 +491,18 @@ impl Config {
                 let why = "is for the embedded database; with PostgreSQL the server decides, and must sync".to_owned();
                 return Err(ConfigError::Invalid { key: "storage.synchronous", why });
             }
+        }
+        within("telemetry.sample_one_in", self.telemetry.sample_one_in, 1, 1_000_000_000)?;
+        let endpoint = &self.telemetry.otlp_endpoint;
+        if !endpoint.is_empty() && !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {
+            return Err(ConfigError::Invalid { key: "telemetry.otlp_endpoint", why: "must begin with http:// or https://".to_owned() });
+        }
+        if self.role != Role::All && !self.postgres.url.is_set() {
+            let why = format!(
+                "cannot be {} with the embedded database, which one process has for itself: only all can (there are: all, gateway, relay)",
+                self.role
+            );
+            return Err(ConfigError::Invalid { key: "role", why });
         }
         self.cluster_valid()?;
         for text in &self.http.trusted_proxies {

@@ -33,7 +33,7 @@ pub(super) async fn register(
     From(peer): From,
     Json(request): Json<RegisterRequest>,
 ) -> Result<(StatusCode, Answer<RegisterResponse>), ApiError> {
-    state.limits.register(&peer, state.clock.now_ms())?;
+    state.limits.register(&peer).await?;
     let invite = invite(&state, &request)?;
     let username = Username::parse(request.username.as_str()).map_err(|e| ApiError::new(ErrorCode::UsernameInvalid, e.to_string()))?;
     let name = convert::device_name(request.device_name)?;
@@ -46,7 +46,7 @@ pub(super) async fn register(
     if list.list().entries.len() != 1 || list.list().aik != request.aik.0 || list.list().recovery != request.recovery.0 {
         return Err(ApiError::new(ErrorCode::InvalidFrame, "the first list is of these keys and names one device"));
     }
-    check_proof(&state, &peer, device, &says.ed25519, &request.proof)?;
+    check_proof(&state, &peer, device, &says.ed25519, &request.proof).await?;
     let prekeys = convert::verified_prekeys(device, says.ed25519, request.prekeys, true).await?;
     let minted = Minted::new(&state, device);
     let registration = Registration { username, list, first: NewDevice { prekeys, name }, invite, login: minted.login };
@@ -78,7 +78,7 @@ pub(super) async fn rotate(
     Segment(account): Segment<AccountId>,
     Json(request): Json<RotateRequest>,
 ) -> Result<Answer<Tokens>, ApiError> {
-    state.limits.login(&peer, state.clock.now_ms())?;
+    state.limits.login(&peer).await?;
     let device = DeviceRef { account, device: request.device };
     check_challenge(&state, device, &request.proof)?;
     let base = state.accounts.state(account).await?.ok_or_else(|| ApiError::new(ErrorCode::UnknownAccount, "no such account"))?;
@@ -87,7 +87,7 @@ pub(super) async fn rotate(
     let certificates = request.certificates.into_iter().map(convert::signed_certificate).collect();
     let list = device_list::next(&after, convert::signed(request.list), certificates)?;
     let key = key_on(&list, device).ok_or_else(|| ApiError::new(ErrorCode::InvalidFrame, "the device that asks is not on the list"))?;
-    check_proof(&state, &peer, device, &key, &request.proof)?;
+    check_proof(&state, &peer, device, &key, &request.proof).await?;
     let new_devices = devices::new_devices(&list, request.prekeys).await?;
     let version = list.list().version;
     let publication = Publication::new(base, Some(rotation), list, new_devices)?;

@@ -77,7 +77,7 @@ async fn publish_list(
     request: PublishListRequest,
     without: Option<DeviceId>,
 ) -> Result<Answer<PublishedList>, ApiError> {
-    state.limits.change(caller, state.clock.now_ms())?;
+    state.limits.change(caller).await?;
     let base = state.accounts.state(caller.account).await?.ok_or_else(revoked)?;
     let certificates = request.certificates.into_iter().map(convert::signed_certificate).collect();
     let list = device_list::next(&base, convert::signed(request.list), certificates)?;
@@ -127,7 +127,7 @@ pub(super) async fn leave(
     Caller(caller): Caller,
     Json(request): Json<SignedStatement>,
 ) -> Result<StatusCode, ApiError> {
-    state.limits.change(caller, state.clock.now_ms())?;
+    state.limits.change(caller).await?;
     let base = state.accounts.state(caller.account).await?.ok_or_else(revoked)?;
     if base.devices.iter().all(|known| known.device != caller.device) {
         return Err(revoked());

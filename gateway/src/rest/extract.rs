@@ -20,7 +20,7 @@ impl FromRequestParts<Arc<AppState>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<AppState>) -> Result<Self, ApiError> {
         let caller = bearer(parts, state)?.ok_or_else(|| ApiError::new(ErrorCode::Unauthenticated, "an access token is needed"))?;
-        state.limits.request(caller, state.clock.now_ms())?;
+        state.limits.request(caller)?;
         Ok(Self(caller))
     }
 }

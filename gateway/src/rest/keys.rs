@@ -37,7 +37,7 @@ pub(super) async fn upload(
     Caller(caller): Caller,
     Json(request): Json<PrekeyUpload>,
 ) -> Result<Answer<KeysState>, ApiError> {
-    state.limits.change(caller, state.clock.now_ms())?;
+    state.limits.change(caller).await?;
     let key = state.accounts.signing_key(caller).await?;
     let key = key.ok_or_else(|| ApiError::new(ErrorCode::DeviceRevoked, "the device is revoked"))?;
     let prekeys = convert::verified_prekeys(caller, key, request, false).await?;
@@ -58,7 +58,7 @@ pub(super) async fn bundles(
     if request.devices.as_ref().is_some_and(|devices| devices.len() > MAX_DEVICES) {
         return Err(ApiError::new(ErrorCode::InvalidFrame, format!("at most {MAX_DEVICES} devices")));
     }
-    state.limits.bundles(caller, now_ms)?;
+    state.limits.bundles(caller).await?;
     let (per_pair, per_target) = state.config.limits.one_time();
     let request = BundleRequest { caller, account, devices: request.devices, per_pair, per_target };
     let taken = state.accounts.take_bundles(request, now_ms).await?;

@@ -33,6 +33,6 @@ pub(super) async fn limits(
         access_token_ms: config.tokens.access_seconds * 1_000,
         refresh_token_ms: config.tokens.refresh_seconds * 1_000,
         registration: registration.to_owned(),
-        buckets: state.limits.states(&peer, caller, state.clock.now_ms()),
+        buckets: state.limits.states(&peer, caller).await,
     }))
 }

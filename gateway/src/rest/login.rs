@@ -37,7 +37,7 @@ pub(super) async fn challenge(
     Json(request): Json<ChallengeRequest>,
 ) -> Result<Answer<ChallengeResponse>, ApiError> {
     let now_ms = state.clock.now_ms();
-    state.limits.login(&peer, now_ms)?;
+    state.limits.login(&peer).await?;
     let device = DeviceRef { account: request.account, device: request.device };
     let (challenge, expires_ms) = state.challenges.issue(device, rand::random(), now_ms);
     Ok(Answer(ChallengeResponse { challenge: challenge.into(), expires_ms }))
@@ -51,12 +51,12 @@ pub(super) async fn login(
     From(peer): From,
     Json(request): Json<LoginRequest>,
 ) -> Result<Answer<Tokens>, ApiError> {
-    state.limits.login(&peer, state.clock.now_ms())?;
+    state.limits.login(&peer).await?;
     let device = DeviceRef { account: request.account, device: request.device };
     check_challenge(&state, device, &request.proof)?;
     let key = state.accounts.signing_key(device).await?;
     // An unknown device costs what a wrong signature costs and looks like one.
-    let verified = check_proof(&state, &peer, device, &key.unwrap_or(NOBODY), &request.proof);
+    let verified = check_proof(&state, &peer, device, &key.unwrap_or(NOBODY), &request.proof).await;
     if key.is_none() {
         return Err(ApiError::new(ErrorCode::SignatureInvalid, "a signature does not hold"));
     }
@@ -75,7 +75,7 @@ pub(super) async fn refresh(
     Json(request): Json<RefreshRequest>,
 ) -> Result<Answer<Tokens>, ApiError> {
     let now_ms = state.clock.now_ms();
-    state.limits.login(&peer, now_ms)?;
+    state.limits.login(&peer).await?;
     let invalid = || ApiError::new(ErrorCode::Unauthenticated, "the refresh token is not valid");
     let presented = RefreshToken::parse(request.refresh_token.as_str()).ok_or_else(invalid)?;
     let next = RefreshToken { family: presented.family, secret: rand::random() };
@@ -95,13 +95,12 @@ pub(super) fn check_challenge(state: &AppState, device: DeviceRef, proof: &Login
 }
 
 /// Checks the whole proof by the device's key and uses the challenge up.
-pub(super) fn check_proof(state: &AppState, peer: &Peer, device: DeviceRef, key: &Bytes32, proof: &LoginProof) -> Result<(), ApiError> {
+pub(super) async fn check_proof(state: &AppState, peer: &Peer, device: DeviceRef, key: &Bytes32, proof: &LoginProof) -> Result<(), ApiError> {
     let expires_ms = check_challenge(state, device, proof)?;
     let login = Login { origin: &proof.origin, device, challenge: &proof.challenge.0, client_nonce: &proof.client_nonce.0, expires_ms };
     login.verify(key, &proof.signature.0)?;
-    let now_ms = state.clock.now_ms();
-    state.challenges.spend(&proof.challenge.0, now_ms)?;
-    Ok(state.limits.login_device(peer, device, now_ms)?)
+    state.challenges.spend(&proof.challenge.0, state.clock.now_ms())?;
+    Ok(state.limits.login_device(peer, device).await?)
 }
 
 /// A login to be stored, and the tokens of it.

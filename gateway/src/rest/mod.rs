@@ -1,6 +1,7 @@
 //! REST under `/v1`, health and metrics: one router, one guard around it, one file per noun.
 
 mod accounts;
+mod beside;
 mod convert;
 mod devices;
 mod extract;
@@ -24,6 +25,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(crate) use self::beside::{Refusal, beside};
 use crate::{error::ApiError, state::AppState};
 
 #[derive(OpenApi)]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::extract::{self, From};
-use crate::{config, error::ApiError, socket, state::AppState};
+use crate::{config, error::ApiError, health::Health, metrics::Shown, peer::Peer, socket, state::AppState};
 
 /// What `/readyz` says.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,7 +33,11 @@ pub(super) async fn healthz() -> &'static str {
 /// The server serves.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses((status = 200, body = Ready), (status = 503, body = Ready)))]
 pub(super) async fn readyz(State(state): State<Arc<AppState>>) -> (StatusCode, Answer<Ready>) {
-    let readiness = state.health.readiness();
+    readiness(&state.health)
+}
+
+pub(super) fn readiness(health: &Health) -> (StatusCode, Answer<Ready>) {
+    let readiness = health.readiness();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Answer(Ready { ready: readiness.ready, missing: readiness.missing }))
 }
@@ -41,16 +45,28 @@ pub(super) async fn readyz(State(state): State<Arc<AppState>>) -> (StatusCode, A
 /// Counts and latencies in Prometheus' text form; by default for local peers only.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses((status = 200, body = String, content_type = "text/plain"), (status = 404)))]
 pub(super) async fn metrics(State(state): State<Arc<AppState>>, From(peer): From) -> Result<Response, ApiError> {
-    let allowed = match state.config.http.metrics {
+    if !may_see_metrics(state.config.http.metrics, &peer) {
+        return Err(ApiError::new(ErrorCode::NotFound, "no such path"));
+    }
+    let shown = Shown {
+        sessions: Some(state.sessions.counters()),
+        cluster: state.cluster.as_deref(),
+        limits: Some(&state.limits),
+        tracer: state.tracer.as_deref(),
+    };
+    Ok(page(state.metrics.render(&shown)))
+}
+
+pub(super) fn may_see_metrics(allowed: config::Metrics, peer: &Peer) -> bool {
+    match allowed {
         config::Metrics::All => true,
         config::Metrics::Loopback => peer.is_local,
         config::Metrics::Off => false,
-    };
-    if !allowed {
-        return Err(ApiError::new(ErrorCode::NotFound, "no such path"));
     }
-    let page = state.metrics.render(state.sessions.counters(), state.cluster.as_deref());
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response())
+}
+
+pub(super) fn page(page: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }
 
 pub(super) fn openapi(document: &str) -> Response {

@@ -20,7 +20,7 @@ pub(super) async fn find(
     Caller(caller): Caller,
     Segment(name): Segment<String>,
 ) -> Result<Answer<UserResponse>, ApiError> {
-    state.limits.lookup(caller, state.clock.now_ms())?;
+    state.limits.lookup(caller).await?;
     let username = Username::parse(&name).map_err(|error| ApiError::new(ErrorCode::UsernameInvalid, error.to_string()))?;
     let found = state.accounts.user(caller, username.clone()).await?;
     let user = found.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "nobody has this name"))?;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kith_proto::v1;
 
 /// Upper bounds of the latency buckets, in microseconds; the last bucket has none.
-pub const LATENCY_BOUNDS_US: [u64; 15] =
-    [100, 200, 400, 700, 1_000, 2_000, 4_000, 7_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
+pub const LATENCY_BOUNDS_US: [u64; 18] =
+    [10, 20, 50, 100, 200, 400, 700, 1_000, 2_000, 4_000, 7_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
 
 const CODES: usize = 64;
 
@@ -62,15 +62,48 @@ pub struct Latency {
 impl Latency {
     /// Notes one.
     pub fn record(&self, us: u64) {
+        self.record_many(us, 1);
+    }
+
+    /// Notes the same for so many.
+    pub fn record_many(&self, us: u64, n: u64) {
         let at = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
-        self.buckets[at].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
+        self.buckets[at].fetch_add(n, Ordering::Relaxed);
+        self.sum_us.fetch_add(us.saturating_mul(n), Ordering::Relaxed);
     }
 
     /// Counts per bucket of [`LATENCY_BOUNDS_US`], not cumulative, the unbounded one last; and the sum in microseconds.
     #[must_use]
     pub fn snapshot(&self) -> ([u64; LATENCY_BOUNDS_US.len() + 1], u64) {
         (std::array::from_fn(|at| self.buckets[at].load(Ordering::Relaxed)), self.sum_us.load(Ordering::Relaxed))
+    }
+}
+
+/// A duration as histograms count it.
+pub(crate) fn us(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Where the time of a message goes, stage by stage.
+#[derive(Debug, Default)]
+pub struct Stages {
+    /// From the turn in which a connection was read to the log's queue; one send in sixteen.
+    pub receive: Latency,
+    /// In that queue; the same ones.
+    pub queue: Latency,
+    /// The transaction; one measurement per batch, counted once for each message of it.
+    pub commit: Latency,
+    /// From there to the connection of a receiver that is here; one delivery in sixteen.
+    pub deliver: Latency,
+    /// From there to its acknowledgement; the same ones, wherever they came from.
+    pub acknowledge: Latency,
+}
+
+impl Stages {
+    /// Each with its name, in the order in which a message goes through them.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, &Latency); 5] {
+        [("receive", &self.receive), ("queue", &self.queue), ("commit", &self.commit), ("deliver", &self.deliver), ("acknowledge", &self.acknowledge)]
     }
 }
 
@@ -107,6 +140,8 @@ pub struct Counters {
     pub in_log: Gauge,
     /// From the frame to the answer of the log; one send in sixteen is measured.
     pub accept_latency: Latency,
+    /// The parts of a message's way.
+    pub stages: Stages,
     refused: [Counter; CODES],
 }
 
@@ -128,6 +163,7 @@ impl Default for Counters {
             log_full: Counter::default(),
             in_log: Gauge::default(),
             accept_latency: Latency::default(),
+            stages: Stages::default(),
             refused: std::array::from_fn(|_| Counter::default()),
         }
     }

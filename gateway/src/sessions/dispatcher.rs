@@ -6,7 +6,7 @@ use kith_chat_core::log::{Outcome, Resolved};
 use kith_proto::id::AccountId;
 use tokio::sync::mpsc;
 
-use super::{Delivered, InboxLimit, Session, Sessions};
+use super::{Delivered, InboxLimit, Session, Sessions, counters::us};
 use crate::{
     cluster,
     connection::{LiveMessage, Signal},
@@ -57,6 +57,7 @@ impl Sessions {
     /// Runs until the log is gone. Connections are woken from here, inside the runtime, and not from the writer's thread.
     pub(super) async fn dispatch(self: Arc<Self>, mut resolved: mpsc::Receiver<Vec<Resolved>>) {
         while let Some(batch) = resolved.recv().await {
+            self.measure(&batch);
             let mut awake = self.awaken();
             let accepted_us = if self.cluster.is_some() { cluster::now_us() } else { 0 };
             for message in batch {
@@ -64,6 +65,13 @@ impl Sessions {
                 awake.message();
             }
             awake.wake();
+        }
+    }
+
+    /// One transaction: one measurement, which counts for all its messages.
+    fn measure(&self, batch: &[Resolved]) {
+        if let Some(commit) = batch.first().and_then(|message| message.append.course.commit) {
+            self.counters.stages.commit.record_many(us(commit.committed - commit.taken), batch.len() as u64);
         }
     }
 
@@ -84,6 +92,9 @@ impl Sessions {
             self.point_to_log(message);
         } else {
             self.fan_out(message, Accepted::Here, awake);
+        }
+        if let Some(tracer) = &self.tracer {
+            tracer.accepted(&message.append.course);
         }
         if let Some(cluster) = &self.cluster {
             if duplicate {

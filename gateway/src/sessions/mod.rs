@@ -41,18 +41,19 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::{counters::us, dispatcher::Awake, execute::execute};
 pub use self::{
-    counters::{Counter, Counters, Gauge, LATENCY_BOUNDS_US, Latency},
+    counters::{Counter, Counters, Gauge, LATENCY_BOUNDS_US, Latency, Stages},
     lobby::Permit,
     presence::PresenceStore,
     session::{Delivered, Event, InboxLimit, Session, Taken},
     settings::SessionSettings,
 };
 use self::{courier::Courier, directory::Directory, lobby::Lobby, presence::Presence};
-pub(crate) use self::{dispatcher::Awake, execute::execute};
 use crate::{
     cluster::Cluster,
     connection::{Now, Shared, Signal},
+    telemetry::Tracer,
     token::TokenKey,
 };
 
@@ -75,6 +76,8 @@ pub struct Ports {
     pub admit_send: AdmitSend,
     /// The other gateways, if this one is not alone.
     pub cluster: Option<Arc<Cluster>>,
+    /// Follows some messages all the way, if there is anybody to tell.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -98,6 +101,7 @@ pub struct Sessions {
     presence: Presence,
     admit_send: AdmitSend,
     cluster: Option<Arc<Cluster>>,
+    tracer: Option<Arc<Tracer>>,
     draining: CancellationToken,
     drained: tokio::sync::Notify,
     sessions: Gauge,
@@ -114,7 +118,7 @@ impl Sessions {
     /// Starts the tasks that all connections share; they end with `shutdown`. `tracker` owns them and every connection.
     #[must_use]
     pub fn start(settings: SessionSettings, ports: Ports, shutdown: &CancellationToken, tracker: &TaskTracker) -> Arc<Self> {
-        let Ports { log, resolved, presence, tokens, clock, admit_send, cluster } = ports;
+        let Ports { log, resolved, presence, tokens, clock, admit_send, cluster, tracer } = ports;
         let sessions = Arc::new(Self {
             shared: Arc::new(Shared { settings, tokens }),
             log,
@@ -129,6 +133,7 @@ impl Sessions {
             presence: Presence::new(presence),
             admit_send,
             cluster,
+            tracer,
             draining: CancellationToken::new(),
             drained: tokio::sync::Notify::new(),
             sessions: Gauge::default(),
@@ -160,7 +165,12 @@ impl Sessions {
     /// The time as connections see it.
     #[must_use]
     pub fn now(&self) -> Now {
-        let running_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.now_at(Instant::now())
+    }
+
+    /// The same for somebody who has just read the running clock.
+    pub(crate) fn now_at(&self, at: Instant) -> Now {
+        let running_ms = u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX);
         Now { unix_ms: self.clock.now_ms(), running_ms }
     }
 
@@ -198,6 +208,11 @@ impl Sessions {
     /// is alone.
     pub(crate) fn era(&self) -> Option<u64> {
         self.cluster.as_ref().map(|cluster| cluster.era())
+    }
+
+    /// Who follows messages, if anybody does.
+    pub(crate) fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_deref()
     }
 
     /// Lets a new socket in, or not.

@@ -127,6 +127,10 @@ impl Presence {
         self.watches.lock().of.contains_key(account)
     }
 
+    fn watched(&self) -> Vec<AccountId> {
+        self.watches.lock().of.keys().copied().collect()
+    }
+
     fn watchers(&self, account: &AccountId) -> Vec<Arc<Session>> {
         let watches = self.watches.lock();
         watches.of.get(account).into_iter().flatten().filter_map(|(_, session)| session.upgrade()).collect()
@@ -145,6 +149,25 @@ impl Sessions {
     /// The account's last connection is gone.
     pub(super) fn last_seen(&self, account: AccountId) {
         self.courier.presence(Change { account, last_seen_ms: Some(self.clock.now_ms()), setting: false, from: None });
+    }
+
+    /// Accounts that somebody here watches and that are not connected here.
+    pub(crate) fn watched_elsewhere(&self) -> Vec<AccountId> {
+        self.presence.watched().into_iter().filter(|account| !self.online(*account)).collect()
+    }
+
+    /// They were connected to a gateway that has died, and are nowhere else. Every gateway that notices stores when that was: about the same for all.
+    pub(crate) async fn gone_with_their_gateway(&self, gone: &[(AccountId, GatewayId)]) {
+        if gone.is_empty() {
+            return;
+        }
+        let now_ms = self.clock.now_ms();
+        let seen: Vec<_> = gone.iter().map(|(account, _)| (*account, now_ms)).collect();
+        // As with others that go: a failure is not repeated.
+        let _ = self.within(self.presence.store.seen(&seen)).await;
+        for (account, gateway) in gone {
+            self.courier.presence(Change { account: *account, last_seen_ms: Some(now_ms), setting: false, from: Some(*gateway) });
+        }
     }
 
     /// Replaces what a connection watches, and tells the current state of those it may see.

@@ -4,6 +4,7 @@
 
 mod codec;
 mod pump;
+mod stages;
 #[cfg(test)]
 mod tests;
 mod upgrade;

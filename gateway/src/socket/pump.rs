@@ -13,10 +13,10 @@ use std::{
 use futures_util::{Sink, Stream};
 use kith_chat_core::log::Append;
 use kith_proto::{v1, v1::server_frame::Kind};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbound, SocketError};
+use super::{Inbound, SocketError, stages::Stages};
 use crate::{
     connection::{Action, Connection, Done, Input, Now, Op, Outgoing, Signal},
     sessions::{Event, Permit, Session, Sessions, Taken, execute},
@@ -26,8 +26,6 @@ use crate::{
 const FRAMES_AT_ONCE: u32 = 256;
 /// How long a closing socket may take to send its last frames.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
-/// One send in so many has its latency measured.
-const SAMPLE: u64 = 16;
 
 type Running = Pin<Box<dyn Future<Output = Done> + Send>>;
 /// What the connection is told after a while.
@@ -42,8 +40,7 @@ pub struct Pump<S> {
     running: Option<Running>,
     /// For Hello, for a pause in reading, and for closing, of which only one can be at a time.
     later: Option<Later>,
-    sample: Option<(u64, tokio::time::Instant)>,
-    submitted: u64,
+    stages: Stages,
     read_over: bool,
     /// The socket took nothing more when it was last asked.
     blocked: bool,
@@ -78,8 +75,7 @@ where
             session: None,
             running: None,
             later,
-            sample: None,
-            submitted: 0,
+            stages: Stages::new(Instant::now().into_std()),
             read_over: false,
             blocked: false,
             closing: false,
@@ -147,12 +143,11 @@ where
         }
     }
 
-    fn submit(&mut self, append: Append) -> Option<Input> {
-        if self.sample.is_none() && self.submitted.is_multiple_of(SAMPLE) {
-            self.sample = Some((append.ticket.request, tokio::time::Instant::now()));
-        }
-        self.submitted += 1;
-        self.sessions.submit(append).err().map(Input::Bounced)
+    fn submit(&mut self, mut append: Append) -> Option<Input> {
+        self.stages.submitting(&mut append, &self.sessions);
+        let bounced = self.sessions.submit(append).err()?;
+        self.stages.bounced(bounced.ticket.request);
+        Some(Input::Bounced(bounced))
     }
 
     fn run(&mut self, op: Op) -> Option<Input> {
@@ -161,6 +156,9 @@ where
             // At once: between the change and its answer no overflow may come in.
             return Some(Input::Done(Done::Live { clean: self.sessions.go_live(session, force) }));
         }
+        if let Op::Acknowledge { cursors, .. } = &op {
+            self.stages.acknowledged(cursors, &self.sessions);
+        }
         self.running = Some(execute(Arc::clone(&self.sessions), Arc::clone(session), op));
         None
     }
@@ -168,12 +166,13 @@ where
     fn event(&mut self, event: Event, now: Now, actions: &mut Vec<Action>) {
         let input = match event {
             Event::Answer(message) => {
-                if let Some((_, since)) = self.sample.take_if(|(request, _)| *request == message.append.ticket.request) {
-                    self.sessions.counters().accept_latency.record(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
-                }
+                self.stages.answered(&message, &self.sessions);
                 Input::Answer(message)
             }
-            Event::Live(live) => Input::Live(live),
+            Event::Live(live) => {
+                self.stages.delivering(&live, &self.sessions);
+                Input::Live(live)
+            }
             Event::Push(kind) => Input::Push(kind),
         };
         self.handle(input, now, actions);
@@ -265,7 +264,9 @@ where
             self.gone = true;
             return None;
         }
-        let now = self.sessions.now();
+        let begun = Instant::now();
+        self.stages.turn(begun.into_std());
+        let now = self.sessions.now_at(begun);
         if let Some(input) = self.due(cx) {
             self.handle(input, now, actions);
         }

@@ -21,7 +21,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) const NEVER: Duration = Duration::from_secs(600);
 
 /// A busy machine may keep a server from running for half of it, which is only tested where it is meant.
-const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// A directory that tells two servers of one another, and the database they share. Fields are dropped in this order: servers first.
 pub(crate) struct Fleet {
@@ -34,16 +34,22 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Two servers that are linked. Heads are checked every `keep_alive`.
     pub(crate) async fn start(keep_alive: Duration) -> anyhow::Result<Self> {
-        Self::start_with_lease(keep_alive, LEASE).await
+        Self::start_with(keep_alive, LEASE, &[]).await
     }
 
     /// The same with a shorter lease, for interruptions.
     pub(crate) async fn start_with_lease(keep_alive: Duration, lease: Duration) -> anyhow::Result<Self> {
+        Self::start_with(keep_alive, lease, &[]).await
+    }
+
+    /// The same with more settings.
+    pub(crate) async fn start_with(keep_alive: Duration, lease: Duration, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let database = Postgres::shared().create_database().await?;
         kith_chat_core::postgres::migrate(&database.url(), 1).await?;
         let redis = Redis::start().await?;
         let server = async || {
-            Options::new()
+            let options = settings.iter().fold(Options::new(), |options, (name, value)| options.set(name, value));
+            options
                 .set("KITH_POSTGRES_URL", &database.url())
                 .set("KITH_POSTGRES_CONNECTIONS", "4")
                 .set("KITH_REDIS_URL", &redis.url())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use kith_proto::v1::{client_frame, server_frame::Kind};
+use kith_proto::v1::{self, ServerFrame, client_frame, server_frame::Kind};
 use kith_tests::{
     Story,
     socket::{Event, Socket},
@@ -36,6 +36,23 @@ async fn a_killed_server_loses_nothing_and_its_devices_go_on_elsewhere() -> Stor
     bob.moves_to(&fleet.two).await?;
     alice.says(to_bob, "at two again").await?;
     bob.hears("at two again").await?;
+    Ok(())
+}
+
+/// Nobody is left at the killed server who could tell it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_connected_to_a_killed_server_is_seen_to_be_offline() -> Story {
+    let mut fleet = Fleet::start_with_lease(NEVER, Duration::from_secs(6)).await?;
+    let (mut alice, bob) = fleet.friends().await?;
+    let account = bob.person.identity.account;
+    alice.socket.ask(client_frame::Kind::WatchPresence(v1::WatchPresence { accounts: vec![account.to_bytes()] })).await?;
+    let presence = |frame: ServerFrame| match frame.kind {
+        Some(Kind::Presence(presence)) if presence.account[..] == account.0 => Some((presence.online, presence.last_seen_ms > 0)),
+        _ => None,
+    };
+    ensure!(alice.socket.find("online", SOON, presence).await? == (true, false));
+    fleet.two.kill().await?;
+    ensure!(alice.socket.find("offline", SOON, presence).await? == (false, true));
     Ok(())
 }
 

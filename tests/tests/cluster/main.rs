@@ -3,8 +3,10 @@
 mod directory;
 mod fleet;
 mod interruption;
+mod limits;
 mod live;
 mod outages;
 mod restarts;
+mod traces;
 mod unknown;
 mod ways;

@@ -59,7 +59,7 @@ impl Fleet {
         let bound = listener.local_addr().unwrap();
         let proxy = Proxy::start(bound).await.unwrap();
         let directory = Arc::new(self.hub.join(GatewayId(id), proxy.address().to_string()));
-        let ports = ClusterPorts { directory, secret, lease: LEASE, clock: Clock::System };
+        let ports = ClusterPorts { directory, secret, lease: LEASE, clock: Clock::System, tracer: None };
         let cluster = Cluster::new(ports);
         let (log, resolved) = self.log.beside();
         let rig = Rig::start_among(settings(), Arc::new(log), resolved, Arc::clone(&self.presence), Some(Arc::clone(&cluster)));

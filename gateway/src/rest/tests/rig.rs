@@ -112,21 +112,23 @@ impl Rig {
         let accounts: Arc<dyn Accounts> = Arc::new(SqliteAccounts::new(Arc::clone(&database)));
         let log: Arc<dyn MessageLog> = database;
         let tokens = TokenKey::new([7; 32]);
-        let limits = Arc::new(Limits::new(&config.limits));
+        let limits = Arc::new(Limits::new(&config.limits, &clock, None));
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (admit, admit_clock) = (Arc::clone(&limits), clock.clone());
+        let admit = Arc::clone(&limits);
         let ports = Ports {
             log: Arc::clone(&log),
             resolved,
             presence: Arc::new(Arc::clone(&accounts)),
             tokens: tokens.clone(),
             clock: clock.clone(),
-            admit_send: Box::new(move |device| admit.send(device, admit_clock.now_ms())),
+            admit_send: Box::new(move |device| admit.send(device)),
             cluster: None,
+            tracer: None,
         };
         let sessions = Sessions::start(SessionSettings::default(), ports, &end, &tasks);
         let health = Arc::new(Health::new(&["database"]));
         health.present("database");
+        health.begin();
         let state = Arc::new(AppState {
             log,
             accounts,
@@ -139,7 +141,8 @@ impl Rig {
             limits,
             clock,
             health,
-            metrics: Metrics::start(),
+            metrics: Arc::new(Metrics::start()),
+            tracer: None,
             tasks,
             config,
         });

@@ -116,6 +116,7 @@ impl Rig {
             clock: Clock::Manual(Arc::clone(&clock)),
             admit_send: Box::new(|_| Admission::Admitted),
             cluster,
+            tracer: None,
         };
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
         let sessions = Sessions::start(settings, ports, &shutdown, &tracker);
