@@ -3,6 +3,7 @@
 //! [`Fault`] is what can be done to a [`Fleet`]. A [`Trial`] is a fleet under load that has to survive faults; stories try chosen ones. A [`Round`] is what is tried
 //! at one time; it follows from the seed and its number alone, so that it can be played again. [`run`] plays rounds.
 
+mod events;
 mod fault;
 mod fleet;
 mod people;

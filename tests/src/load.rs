@@ -194,7 +194,7 @@ impl Load {
         self.until("an answer to everything sent", within, || self.sides().all(|side| side.status.settled.load(Ordering::SeqCst))).await
     }
 
-    /// After [`quiet`](Self::quiet): waits until every device has everything, of which it is told nothing.
+    /// After [`quiet`](Self::quiet): waits until every device has everything, of which it is told nothing. Counts those that have not reconnected since the mark.
     ///
     /// # Errors
     /// If a device has not within `within`, or a peer has failed.

@@ -7,8 +7,11 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use kith_proto::id::DeviceId;
+use tokio::task::JoinHandle;
 
 use super::{
+    events::{Events, revoke},
     fault::{Fault, Party},
     fleet::{Fleet, FleetOptions, LEASE, pass},
     people::People,
@@ -17,6 +20,7 @@ use super::{
 use crate::{
     load::{Level, Load, Mark},
     peer::Settings,
+    rest::Rest,
 };
 
 /// Devices that never reconnected have the last message by then. (DESIGN.md, section 3, rule 1)
@@ -35,7 +39,8 @@ const BEGUN_WITHIN: Duration = Duration::from_secs(60);
 /// The fleet and its load.
 #[derive(Debug)]
 pub struct Trial {
-    // Dropped before the fleet that it stands on.
+    // Dropped before the fleet that they stand on.
+    events: Option<Events>,
     people: People,
     load: Load,
     fleet: Fleet,
@@ -85,8 +90,12 @@ impl Trial {
         let fleet = Fleet::start(options).await?;
         let load = Load::start_at(fleet.doors()?, manners).await?;
         let people = People::start(&fleet.origin(), manners.len().div_ceil(PAIRS_PER_TALK)).await?;
+        let events = match &fleet.kafka {
+            Some(kafka) => Some(Events::listen(kafka).await?),
+            None => None,
+        };
         load.accept_more(10 * manners.len() as u64, BEGUN_WITHIN).await?;
-        Ok(Self { people, load, fleet, accepted: 0, shown: 0 })
+        Ok(Self { events, people, load, fleet, accepted: 0, shown: 0 })
     }
 
     /// The fleet.
@@ -116,8 +125,8 @@ impl Trial {
     /// The first promise that was not kept.
     pub async fn survive(&mut self, faults: &[Timed]) -> anyhow::Result<Survival> {
         pass(tokio::time::Instant::now() + UNDISTURBED, || self.load.is_well()).await?;
-        let ghosts = self.ghosts();
-        self.play(faults).await?;
+        let (before, ghosts) = (self.load.mark(), self.ghosts());
+        let revoked = self.play(faults).await?;
         let healed = Instant::now();
         let mark = self.load.mark();
         let within = faults.iter().map(|timed| timed.fault.promise().after).sum();
@@ -126,9 +135,12 @@ impl Trial {
         self.fleet.all_run()?;
         self.people.write(false);
         self.load.quiet(ANSWERED).await?;
-        let level = self.load.level(&mark, LAST_MESSAGE).await.context("the last message")?;
+        let level = self.load.level(&before, LAST_MESSAGE).await.context("the last message")?;
         let delivered = self.load.compare()?;
         let shown = self.people.heard(SHOWN).await.context("people who use the SDK")?;
+        if let (Some(events), Some(revoked)) = (&self.events, revoked) {
+            events.out(revoked).await?;
+        }
         let accepted = self.load.accepted();
         let survival =
             Survival { recovered, level, accepted: accepted - self.accepted, delivered, shown: shown - self.shown, ghosts: self.ghosts() - ghosts };
@@ -143,18 +155,21 @@ impl Trial {
         self.load.progress.ghosts.load(Ordering::Relaxed)
     }
 
-    /// Everything that begins and ends, in its time.
-    async fn play(&mut self, faults: &[Timed]) -> anyhow::Result<()> {
+    /// Everything that begins and ends, in its time. With Kafka a device is revoked when the first fault is there.
+    async fn play(&mut self, faults: &[Timed]) -> anyhow::Result<Option<JoinHandle<DeviceId>>> {
         let moments = faults.iter().flat_map(|timed| [(timed.begins, true, *timed), (timed.begins + timed.lasts, false, *timed)]);
         let mut moments: Vec<_> = moments.collect();
         moments.sort_by_key(|(at, begins, _)| (*at, !*begins));
         let begun = tokio::time::Instant::now();
-        let mut watched = None;
+        let (mut watched, mut revoked) = (None, None);
         for (at, begins, timed) in moments {
             self.until(begun + at, watched.as_mut()).await?;
             if begins {
                 self.fleet.inject(&timed.fault).await.with_context(|| format!("cannot begin: {timed}"))?;
                 self.haunt(&timed, true);
+                if revoked.is_none() && self.events.is_some() {
+                    revoked = Some(revoke(Rest::new(&self.fleet.origin())?));
+                }
                 // Of several at once none says what must go on meanwhile.
                 watched = (faults.len() == 1).then(|| Watched::new(timed.fault, self.load.mark()));
             } else {
@@ -162,7 +177,7 @@ impl Trial {
                 self.fleet.heal(&timed.fault).await.with_context(|| format!("cannot end: {timed}"))?;
             }
         }
-        Ok(())
+        Ok(revoked)
     }
 
     async fn until(&self, at: tokio::time::Instant, mut watched: Option<&mut Watched>) -> anyhow::Result<()> {

@@ -41,7 +41,7 @@ async fn redis_is_killed_stopped_and_flushed_under_load() -> Story {
     Ok(())
 }
 
-/// What is not on the way of a message does not hold messages up.
+/// What is not on the way of a message does not hold messages up. What is revoked meanwhile comes out of Kafka when it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_is_away_and_messages_do_not_notice() -> Story {
     let mut trial = Trial::start(&FleetOptions { kafka: true, ..FleetOptions::default() }, &manners(6)).await?;
