@@ -321,12 +321,10 @@ impl Peer {
     fn take(&mut self, frame: v1::ServerFrame, flight: &mut Flight) -> anyhow::Result<bool> {
         match frame.kind.context("a frame without a kind")? {
             server_frame::Kind::Accepted(accepted) => self.accepted(frame.id, &accepted, flight)?,
-            server_frame::Kind::Error(error) => {
-                // A page that cannot be read just now is asked for again while the hole is there.
-                if Flight::is_send(frame.id) {
-                    self.progress.refused.fetch_add(1, Ordering::Relaxed);
-                    flight.refused(frame.id, &error)?;
-                }
+            // A page that cannot be read just now is asked for again while the hole is there.
+            server_frame::Kind::Error(error) if Flight::is_send(frame.id) => {
+                self.progress.refused.fetch_add(1, Ordering::Relaxed);
+                flight.refused(frame.id, &error)?;
             }
             server_frame::Kind::Deliver(deliver) => self.status.journal.lock().delivered(&deliver)?,
             server_frame::Kind::Absent(absent) => bail!("the server gave up on {}..{}: {:?}", absent.from_seq, absent.to_seq, absent.reason()),
