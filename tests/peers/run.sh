@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Kith and ejabberd side by side on this machine. Installs what is missing from Debian packages (as root), builds, measures, prints tables.
 #
-#   tests/peers/run.sh            about 12 minutes; nothing else should run meanwhile
-#   tests/peers/run.sh --smoke    half a minute: does everything work?
+#   tests/peers/run.sh            about 15 minutes; nothing else should run meanwhile
+#   tests/peers/run.sh --smoke    a minute: does everything work?
 #
 # Further arguments are those of `peers compare` (--help). Nothing is left running, and no service of the system is started or enabled.
 set -euo pipefail

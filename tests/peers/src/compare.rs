@@ -29,14 +29,14 @@ pub(crate) struct CompareArgs {
     /// ejabberd's connections to PostgreSQL (10 if nobody configures it)
     #[arg(long, default_value_t = 10, value_parser = value_parser!(u16).range(1..=180))]
     sql_pool: u16,
-    /// See in half a minute whether everything works; the figures mean nothing
+    /// See in a minute whether everything works; the figures mean nothing
     #[arg(long)]
     smoke: bool,
 }
 
 /// What is measured on both.
 struct Shape {
-    title: &'static str,
+    title: String,
     bench: &'static str,
     /// Arguments that both generators know.
     common: Vec<String>,
@@ -86,7 +86,7 @@ pub(crate) async fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
             kiths.push(figures(&kith, &[&command[..], &shape.common].concat()).await?);
         }
         let name = peers[0]["server"].as_str().unwrap_or("ejabberd").to_owned();
-        writeln!(stdout().lock(), "\n{}", table::side_by_side(shape.title, (&name, &peers), ("Kith", &kiths), shape.rows))?;
+        writeln!(stdout().lock(), "\n{}", table::side_by_side(&shape.title, (&name, &peers), ("Kith", &kiths), shape.rows))?;
         all.push(json!({"shape": shape.title, name: peers, "kith": kiths}));
     }
     writeln!(stdout().lock(), "{}", json!({"bench": "compare", "smoke": args.smoke, "shapes": all}))?;
@@ -95,26 +95,21 @@ pub(crate) async fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
 
 fn shapes(args: &CompareArgs) -> Vec<Shape> {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let pool = words(&format!("--sql-pool {}", args.sql_pool));
-    let (pairs, seconds, connections, quiet) = if args.smoke {
-        ("--pairs 5", "--seconds 2 --warm-up 0", "--connections 20", "--quiet 1")
-    } else {
-        ("--pairs 500", "--seconds 20", "--connections 15000", "--quiet 60")
-    };
-    let messages = |title, load: &str| Shape {
+    let (pairs, time, connections, quiet) = if args.smoke { (5, "--seconds 2 --warm-up 0", 20, 1) } else { (500, "--seconds 20", 15_000, 60) };
+    let messages = |title: String, load: &str| Shape {
         title,
         bench: "direct",
-        common: words(&format!("{pairs} {load} --size 256 {seconds}")),
-        ours: pool.clone(),
+        common: words(&format!("--pairs {pairs} {load} --size 256 {time}")),
+        ours: words(&format!("--sql-pool {}", args.sql_pool)),
         rows: MESSAGES,
     };
     vec![
-        messages("Durable direct messages, 500 pairs, 10 unanswered each, 256 bytes", "--window 10"),
-        messages("The same at 500 messages/s offered", "--rate 500"),
+        messages(format!("Durable direct messages, {pairs} pairs, 10 unanswered each, 256 bytes"), "--window 10"),
+        messages(format!("The same {pairs} pairs at 500 messages/s offered"), "--rate 500"),
         Shape {
-            title: "15,000 quiet connections, each after a message sent and one received",
+            title: format!("{connections} quiet connections, each after a message sent and one received"),
             bench: "idle",
-            common: words(&format!("{connections} {quiet}")),
+            common: words(&format!("--connections {connections} --quiet {quiet}")),
             ours: Vec::new(),
             rows: IDLE,
         },
