@@ -1,5 +1,6 @@
 //! Plain values and decisions. Nothing here does input or output, reads a clock or draws a random number.
 
+mod address;
 mod bucket;
 mod clock;
 pub mod device_list;
@@ -9,6 +10,7 @@ pub mod signature;
 pub mod statement;
 mod username;
 
+pub use address::Address;
 pub use bucket::{Bucket, Rate};
 pub use clock::Clock;
 pub use statement::StatementError;

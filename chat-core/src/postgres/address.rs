@@ -1,35 +1,19 @@
 //! Where a PostgreSQL is, without who may use it.
 
-use std::{fmt, str::FromStr as _, sync::Arc};
+use std::str::FromStr as _;
 
 use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
 
 use super::OpenError;
+use crate::domain::Address;
 
-/// Host, port and database of a server, for errors, logs and readiness. Holds neither user nor password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Address(Arc<str>);
-
-impl Address {
-    fn of(options: &PgConnectOptions) -> Self {
-        let database = options.get_database().unwrap_or_else(|| options.get_username());
-        Self(match options.get_socket() {
-            Some(folder) => format!("{}:{}/{database}", folder.display(), options.get_port()).into(),
-            None => format!("{}:{}/{database}", options.get_host(), options.get_port()).into(),
-        })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Host, port and database.
+fn shown(options: &PgConnectOptions) -> Address {
+    let database = options.get_database().unwrap_or_else(|| options.get_username());
+    Address::new(match options.get_socket() {
+        Some(folder) => format!("{}:{}/{database}", folder.display(), options.get_port()),
+        None => format!("{}:{}/{database}", options.get_host(), options.get_port()),
+    })
 }
 
 /// Takes `postgres://user:password@host:port/database?…` apart.
@@ -39,7 +23,7 @@ pub(super) fn parse(url: &str) -> Result<(PgConnectOptions, Address), OpenError>
     }
     // The parser's error says what is wrong with the text, and does not quote it.
     let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Url(error.to_string()))?;
-    let address = Address::of(&options);
+    let address = shown(&options);
     // Statements would be logged with nothing in them that helps an operator, and each would be measured for it.
     Ok((options.application_name("kith").statement_cache_capacity(256).disable_statement_logging(), address))
 }

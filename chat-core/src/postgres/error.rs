@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::address::Address;
+use crate::domain::Address;
 
 /// What to do about an error of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,10 +22,10 @@ use sqlx::{PgConnection, Row as _};
 
 use self::pool::Pool;
 pub use self::{
-    address::Address,
     error::{Class, Failure, Fault, FaultCause, StoreError, classify, constraint},
     migrate::{MigrateError, migrate},
 };
+use crate::domain::Address;
 
 /// The oldest server that is supported, as `server_version_num`.
 const OLDEST: i32 = 150_000;

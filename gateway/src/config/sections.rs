@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use kith_chat_core::{accounts::PrekeyCaps, bus::KafkaOptions, domain::Rate, postgres};
+use kith_chat_core::{accounts::PrekeyCaps, bus::KafkaOptions, domain::Rate, postgres, sessions::redis};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, Role, Secret};
@@ -516,9 +516,6 @@ impl Config {
     }
 }
 
-/// One server, one watched by Sentinels, a cluster; and with TLS.
-const REDIS_SCHEMES: [&str; 6] = ["redis", "redis-sentinel", "redis-cluster", "rediss", "rediss-sentinel", "rediss-cluster"];
-
 impl Config {
     fn cluster_valid(&self) -> Result<(), ConfigError> {
         let invalid = |key, why: &str| Err(ConfigError::Invalid { key, why: why.to_owned() });
@@ -532,7 +529,7 @@ impl Config {
         if !self.redis.url.is_set() {
             return Ok(());
         }
-        let has_scheme = |(scheme, _): (&str, &str)| REDIS_SCHEMES.contains(&scheme);
+        let has_scheme = |(scheme, _): (&str, &str)| redis::SCHEMES.contains(&scheme);
         if !self.redis.url.reveal().split_once("://").is_some_and(has_scheme) {
             return invalid("redis.url", "must begin with redis://, redis-sentinel:// or redis-cluster:// (or rediss… for TLS)");
         }

@@ -1,28 +1,12 @@
 //! Where Redis is, without who may use it.
 
-use std::{fmt, sync::Arc};
-
 use fred::types::{RespVersion, config::Config};
 
 use super::OpenError;
+use crate::domain::Address;
 
-const SCHEMES: [&str; 6] = ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
-
-/// Hosts and ports of the servers (or Sentinels) that were named, for errors, logs and readiness. Holds neither user nor password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Address(Arc<str>);
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// What a URL may begin with: one server, a cluster, one watched by Sentinels; and each with TLS.
+pub const SCHEMES: [&str; 6] = ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel", "rediss-sentinel"];
 
 /// Takes the URL apart. What it returns first holds the password.
 pub(super) fn parse(url: &str) -> Result<(Config, Address), OpenError> {
@@ -37,7 +21,7 @@ pub(super) fn parse(url: &str) -> Result<(Config, Address), OpenError> {
     let mut hosts: Vec<_> = config.server.hosts().iter().map(|server| format!("{}:{}", server.host, server.port)).collect();
     // The one before the question mark first.
     hosts.rotate_right(1);
-    Ok((config, Address(hosts.join(", ").into())))
+    Ok((config, Address::new(hosts.join(", "))))
 }
 
 /// The driver, as it is built, shows Sentinels what it shows the server, and would silently leave out another password.

@@ -39,7 +39,7 @@ use tokio::{
     time,
 };
 
-pub use self::address::Address;
+pub use self::address::SCHEMES;
 use self::{
     keeper::Keeper,
     link::Link,
@@ -47,6 +47,7 @@ use self::{
     scripts::{Call, SCRIPTS},
 };
 use super::{AT_ONCE, DirectoryError, Gateway, GatewayId, Place, Renewal, SessionDirectory, Stale};
+use crate::domain::Address;
 
 /// For a whole call, whatever it takes.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(900);
