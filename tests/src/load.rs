@@ -185,12 +185,17 @@ impl Load {
         waited.with_context(|| format!("{:?} of all peers are served", self.served_since(mark, false)))
     }
 
+    /// Stops sending.
+    pub fn hush(&self) {
+        self.phase.send_replace(Phase::Settle);
+    }
+
     /// Stops sending and waits until everything sent was accepted.
     ///
     /// # Errors
     /// If something is not within `within`, or a peer has failed.
     pub async fn quiet(&self, within: Duration) -> anyhow::Result<()> {
-        self.phase.send_replace(Phase::Settle);
+        self.hush();
         self.until("an answer to everything sent", within, || self.sides().all(|side| side.status.settled.load(Ordering::SeqCst))).await
     }
 

@@ -25,6 +25,8 @@ pub struct Round {
     pub number: u64,
     /// One, or several.
     pub faults: Vec<Timed>,
+    /// In the midst of the first one everybody falls silent.
+    pub silent: bool,
 }
 
 /// A kind of fault: how one is drawn.
@@ -86,7 +88,7 @@ pub fn kinds() -> usize {
 pub fn round(seed: u64, number: u64, gateways: usize) -> Round {
     let mut random = StdRng::seed_from_u64(seed ^ (number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let faults = if number % OF_ROUNDS == OF_ROUNDS - 1 { several(&mut random, gateways) } else { vec![single(seed, number, &mut random, gateways)] };
-    Round { number, faults }
+    Round { number, faults, silent: random.random_bool(0.5) }
 }
 
 /// Kinds are dealt like cards, so that none is left out by chance.
@@ -167,7 +169,7 @@ impl fmt::Display for Timed {
 
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "round {}: ", self.number)?;
+        write!(f, "round {}{}: ", self.number, if self.silent { " in silence" } else { "" })?;
         for (n, timed) in self.faults.iter().enumerate() {
             write!(f, "{}{timed}", if n > 0 { "; " } else { "" })?;
         }

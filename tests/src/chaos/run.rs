@@ -48,7 +48,7 @@ pub async fn run(options: &RunOptions) -> anyhow::Result<()> {
         }
         let round = round(options.seed, number, options.gateways);
         say(&format!("{:>7.1} s  {round}", begun.elapsed().as_secs_f64()));
-        match trial.survive(&round.faults).await {
+        match trial.survive(&round.faults, round.silent).await {
             Ok(survival) => {
                 say(&format!("           {survival}"));
                 report.add(&round, survival);

@@ -52,7 +52,7 @@ pub struct Trial {
 /// How faults were survived.
 #[derive(Debug, Clone, Copy)]
 pub struct Survival {
-    /// From the end of the last fault until everybody was served.
+    /// From the end of the last fault until everybody was served and everything sent was accepted.
     pub recovered: Duration,
     /// From the last message until every device had it.
     pub level: Level,
@@ -115,26 +115,36 @@ impl Trial {
     /// # Errors
     /// As [`survive`](Self::survive).
     pub async fn survive_one(&mut self, fault: Fault, lasts: Duration) -> anyhow::Result<Survival> {
-        self.survive(&[Timed::now(fault, lasts)]).await.with_context(|| fault.to_string())
+        self.survive(&[Timed::now(fault, lasts)], false).await.with_context(|| fault.to_string())
+    }
+
+    /// One fault, in the midst of which everybody falls silent.
+    ///
+    /// # Errors
+    /// As [`survive`](Self::survive).
+    pub async fn survive_in_silence(&mut self, fault: Fault, lasts: Duration) -> anyhow::Result<Survival> {
+        self.survive(&[Timed::now(fault, lasts)], true).await.with_context(|| format!("{fault}, in silence"))
     }
 
     /// Lets all this go wrong and heals it. Then everybody is served again, nothing was lost, doubled, misplaced or left out on any device, and those that never
-    /// reconnected have the last message, all within the times that are promised.
+    /// reconnected have the last message, all within the times that are promised. `silent`: in the midst of it everybody falls silent, so that nothing comes
+    /// behind the messages of that time that could tell of them.
     ///
     /// # Errors
     /// The first promise that was not kept.
-    pub async fn survive(&mut self, faults: &[Timed]) -> anyhow::Result<Survival> {
+    pub async fn survive(&mut self, faults: &[Timed], silent: bool) -> anyhow::Result<Survival> {
         pass(tokio::time::Instant::now() + UNDISTURBED, || self.load.is_well()).await?;
         let (before, ghosts) = (self.load.mark(), self.ghosts());
-        let revoked = self.play(faults).await?;
+        let revoked = self.play(faults, silent).await?;
         let healed = Instant::now();
-        let mark = self.load.mark();
         let within = faults.iter().map(|timed| timed.fault.promise().after).sum();
-        self.load.all_served_since(&mark, within).await.context("after everything was healed")?;
+        if !silent {
+            self.all_served(within).await?;
+        }
+        self.people.write(false);
+        self.load.quiet(within + ANSWERED).await?;
         let recovered = healed.elapsed();
         self.fleet.all_run()?;
-        self.people.write(false);
-        self.load.quiet(ANSWERED).await?;
         let level = self.load.level(&before, LAST_MESSAGE).await.context("the last message")?;
         let delivered = self.load.compare()?;
         let shown = self.people.heard(SHOWN).await.context("people who use the SDK")?;
@@ -148,7 +158,14 @@ impl Trial {
         (self.accepted, self.shown) = (accepted, shown);
         self.load.resume();
         self.people.write(true);
+        if silent {
+            self.all_served(within).await?;
+        }
         Ok(survival)
+    }
+
+    async fn all_served(&self, within: Duration) -> anyhow::Result<()> {
+        self.load.all_served_since(&self.load.mark(), within).await.context("after everything was healed")
     }
 
     fn ghosts(&self) -> u64 {
@@ -156,25 +173,30 @@ impl Trial {
     }
 
     /// Everything that begins and ends, in its time. With Kafka a device is revoked when the first fault is there.
-    async fn play(&mut self, faults: &[Timed]) -> anyhow::Result<Option<JoinHandle<DeviceId>>> {
-        let moments = faults.iter().flat_map(|timed| [(timed.begins, true, *timed), (timed.begins + timed.lasts, false, *timed)]);
-        let mut moments: Vec<_> = moments.collect();
-        moments.sort_by_key(|(at, begins, _)| (*at, !*begins));
+    async fn play(&mut self, faults: &[Timed], silent: bool) -> anyhow::Result<Option<JoinHandle<DeviceId>>> {
         let begun = tokio::time::Instant::now();
         let (mut watched, mut revoked) = (None, None);
-        for (at, begins, timed) in moments {
+        for (at, moment, timed) in moments(faults, silent) {
             self.until(begun + at, watched.as_mut()).await?;
-            if begins {
-                self.fleet.inject(&timed.fault).await.with_context(|| format!("cannot begin: {timed}"))?;
-                self.haunt(&timed, true);
-                if revoked.is_none() && self.events.is_some() {
-                    revoked = Some(revoke(Rest::new(&self.fleet.origin())?));
+            match moment {
+                Moment::Begin => {
+                    self.fleet.inject(&timed.fault).await.with_context(|| format!("cannot begin: {timed}"))?;
+                    self.haunt(&timed, true);
+                    if revoked.is_none() && self.events.is_some() {
+                        revoked = Some(revoke(Rest::new(&self.fleet.origin())?));
+                    }
+                    // Of several at once none says what must go on meanwhile.
+                    watched = (faults.len() == 1).then(|| Watched::new(timed.fault, self.load.mark()));
                 }
-                // Of several at once none says what must go on meanwhile.
-                watched = (faults.len() == 1).then(|| Watched::new(timed.fault, self.load.mark()));
-            } else {
-                self.haunt(&timed, false);
-                self.fleet.heal(&timed.fault).await.with_context(|| format!("cannot end: {timed}"))?;
+                Moment::Hush => {
+                    watched = None;
+                    self.people.write(false);
+                    self.load.hush();
+                }
+                Moment::End => {
+                    self.haunt(&timed, false);
+                    self.fleet.heal(&timed.fault).await.with_context(|| format!("cannot end: {timed}"))?;
+                }
             }
         }
         Ok(revoked)
@@ -208,6 +230,24 @@ impl fmt::Display for Survival {
         }
         Ok(())
     }
+}
+
+/// What happens in a trial; at the same time in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    Begin,
+    /// In the midst of the first fault.
+    Hush,
+    End,
+}
+
+fn moments(faults: &[Timed], silent: bool) -> Vec<(Duration, Moment, Timed)> {
+    let ends = |timed: &Timed| [(timed.begins, Moment::Begin, *timed), (timed.begins + timed.lasts, Moment::End, *timed)];
+    let first = faults.iter().min_by_key(|timed| timed.begins).filter(|_| silent);
+    let hush = first.map(|timed| (timed.begins + timed.lasts / 2, Moment::Hush, *timed));
+    let mut moments: Vec<_> = faults.iter().flat_map(ends).chain(hush).collect();
+    moments.sort_by_key(|(at, moment, _)| (*at, *moment));
+    moments
 }
 
 /// Whether devices are served while a fault lasts.

@@ -37,6 +37,7 @@ async fn redis_is_killed_stopped_and_flushed_under_load() -> Story {
     let mut trial = Trial::start(&FleetOptions::default(), &manners(6)).await?;
     for fault in [Fault::Kill(Party::Redis), Fault::Pause(Party::Redis), Fault::Flush] {
         trial.survive_one(fault, A_WHILE).await?;
+        trial.survive_in_silence(fault, A_WHILE).await?;
     }
     Ok(())
 }
