@@ -34,6 +34,8 @@ impl Cluster {
         let ended = over.run_until_cancelled(receiving).await.flatten();
         // Its other direction ends as well.
         over.cancel();
+        // What was under way is lost, and the other gateway may never come back to say so.
+        self.recheck.notify_one();
         tracing::info!(peer = %link.gateway, reason = ended.as_ref().map(|status| tracing::field::display(status.code())), "the link to another gateway has ended");
     }
 
