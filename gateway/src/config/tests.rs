@@ -38,7 +38,7 @@ fn errors_name_the_key() {
     type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
     const REDIS: (&str, &str) = ("KITH_REDIS_URL", "redis://:s3cret@redis.example");
     const POSTGRES: (&str, &str) = ("KITH_POSTGRES_URL", "postgres://db.example/kith");
-    let cases: [Case; 22] = [
+    let cases: [Case; 24] = [
         ("lisen = \"127.0.0.1:1\"", &[], "lisen"),
         ("[tokens]\naccess = 1", &[], "access"),
         ("", &[("KITH_LISEN", "x")], "KITH_LISEN"),
@@ -56,6 +56,8 @@ fn errors_name_the_key() {
         ("", &[("KITH_POSTGRES_URL", "db.example")], "postgres.url"),
         ("[postgres]\nconnections = 0", &[], "postgres.connections"),
         ("[storage]\nsynchronous = \"off\"", &[("KITH_POSTGRES_URL", "postgres://db.example/kith")], "storage.synchronous"),
+        ("", &[("KITH_TELEMETRY_OTLP_ENDPOINT", "collector:4318")], "telemetry.otlp_endpoint"),
+        ("[telemetry]\nsample_one_in = 0", &[], "telemetry.sample_one_in"),
         ("", &[REDIS], "postgres.url"),
         ("", &[("KITH_REDIS_URL", "redis.example:6379"), POSTGRES], "redis.url"),
         ("[cluster]\nlease_ms = 10", &[], "cluster.lease_ms"),

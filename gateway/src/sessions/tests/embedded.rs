@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use super::{
     accepted, error_of,
     rig::{Client, Rig, device, direct, text_to},
+    until,
 };
 use crate::sessions::SessionSettings;
 
@@ -99,7 +100,14 @@ async fn live_delivery_keeps_up_with_pipelined_sends() {
         b
     });
     send_all(&mut a, alice, bob, 1..=3_000).await;
-    drop((a, receiving.await.unwrap()));
+    let b = receiving.await.unwrap();
+    let counters = stored.rig.sessions.counters();
+    let measured = || counters.stages.named().map(|(stage, latency)| (stage, latency.snapshot().0.iter().sum::<u64>()));
+    until(|| measured().iter().all(|(_, count)| *count > 0)).await;
+    let [(_, receive), _, commit, (_, deliver), _] = measured();
+    assert_eq!(commit, ("commit", 3_000), "each batch counts for all its messages");
+    assert!((1..=3_000 / 16 + 1).contains(&receive) && deliver <= 3_000 / 16 + 1, "one in sixteen: {:?}", measured());
+    drop((a, b));
     assert_eq!(stored.rig.sessions.counters().in_log.value(), 0);
     stored.rig.stop().await;
 }
