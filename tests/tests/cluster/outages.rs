@@ -7,7 +7,7 @@ use kith_client::ConnectionState;
 use kith_proto::v1::{ErrorCode, Retry, client_frame, server_frame::Kind};
 use kith_tests::{
     Story,
-    chaos::{Fault, Fleet, FleetOptions, Party, Trial, manners},
+    chaos::{Fault, Fleet, FleetOptions, Party, Timed, Trial, manners},
     expect::accepted,
     identity::random,
     person::Person,
@@ -50,6 +50,18 @@ async fn kafka_is_away_and_messages_do_not_notice() -> Story {
         let survived = trial.survive_one(fault, A_WHILE).await?;
         ensure!(survived.level.stayed > 0, "somebody stays where they are");
     }
+    Ok(())
+}
+
+/// The driver's threads wait by the wall clock, and when that is set back they would wait for as long: two hours here.
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_is_away_while_the_clock_is_set_back() -> Story {
+    const TWO_HOURS_MS: i64 = 7_200_000;
+    let options = FleetOptions { gateways: 1, kafka: true, ..FleetOptions::default() };
+    let mut trial = Trial::start(&options, &manners(2)).await?;
+    let wrong = Timed::now(Fault::Clock(0, TWO_HOURS_MS), Duration::from_secs(6));
+    let away = Timed { begins: SHORTLY, ..Timed::now(Fault::Kill(Party::Kafka), Duration::from_secs(8)) };
+    trial.survive(&[wrong, away], false).await?;
     Ok(())
 }
 

@@ -34,7 +34,7 @@ type Client = Arc<Aside<FutureProducer<Quiet>>>;
 /// The producer of a process.
 pub(super) struct Producer {
     options: Arc<KafkaOptions>,
-    /// Another one after an error that the driver cannot get over.
+    /// Another one when the driver cannot go on.
     client: RwLock<Client>,
     closed: AtomicBool,
 }
@@ -85,7 +85,7 @@ impl Producer {
         let client = Arc::clone(&self.client.read());
         let deadline = Instant::now() + self.options.publish_within;
         let mut sent = Vec::with_capacity(outgoing.len());
-        let mut outcome = Ok(());
+        let (mut outcome, mut stands_still) = (Ok(()), false);
         for outgoing in outgoing {
             match enqueue(&client, outgoing, deadline).await {
                 Ok(delivery) => sent.push(delivery),
@@ -101,22 +101,28 @@ impl Producer {
                 Ok(Ok(Ok(_))) => Ok(()),
                 Ok(Ok(Err((error, _)))) => Err(unavailable(error)),
                 Ok(Err(canceled)) => Err(unavailable(canceled)),
-                Err(late) => Err(unavailable(late)),
+                Err(late) => {
+                    stands_still = true;
+                    Err(unavailable(late))
+                }
             };
             outcome = outcome.and(delivered);
         }
-        if outcome.is_err() {
-            self.replace_if_broken(&client);
+        if stands_still {
+            // Its threads wait by the wall clock: when that is set back they wait for as long. What it still has goes when it is dropped.
+            self.replace(&client, "it stands still");
+        } else if let (Err(_), Some((code, _))) = (&outcome, client.client().fatal_error()) {
+            // After some errors it refuses everything for ever.
+            self.replace(&client, &code.to_string());
         }
         outcome
     }
 
-    /// After some errors the driver's producer refuses everything for ever.
-    fn replace_if_broken(&self, broken: &Client) {
-        let Some((code, _)) = broken.client().fatal_error() else { return };
+    /// Begins anew, if nobody else has done so already.
+    fn replace(&self, broken: &Client, why: &str) {
         let mut current = self.client.write();
         if Arc::ptr_eq(&current, broken) {
-            tracing::warn!(%code, "the producer of the bus has ended and begins anew");
+            tracing::warn!(why, "the producer of the bus begins anew");
             match client(&self.options) {
                 Ok(fresh) => *current = fresh,
                 Err(error) => tracing::error!(%error, "the producer of the bus cannot begin anew"),
