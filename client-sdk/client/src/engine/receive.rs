@@ -84,9 +84,8 @@ impl Engine {
         self.drain(no)?;
         let now = self.now;
         let conv = self.conv(no)?;
-        if conv.record.seq > before {
-            conv.gap_asked = 0;
-        }
+        // Only an answer counts: while the server cannot read, or the connection is dead, nothing is known about the place.
+        conv.gap_asked = if conv.record.seq > before { 0 } else { conv.gap_asked + 1 };
         if page.head > conv.record.seq && conv.gap_at.is_none() && !conv.buffer.is_empty() {
             conv.gap_at = Some(now);
         }
@@ -127,8 +126,7 @@ impl Engine {
         if conv.paging || !linked || conv.gap_at.is_none_or(|at| at > now) {
             return Ok(());
         }
-        conv.gap_asked += 1;
-        if conv.gap_asked > GAP_ATTEMPTS {
+        if conv.gap_asked >= GAP_ATTEMPTS {
             // The server has later places and never gives this one: it is gone, and that is said.
             let first = conv.buffer.first_key_value().map_or(0, |(first, _)| *first);
             let next = conv.record.seq + 1;

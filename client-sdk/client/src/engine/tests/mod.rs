@@ -148,6 +148,27 @@ fn refusals_stop_the_pipeline_and_order_survives() {
     assert!(integrity(&world, BOB, chat).is_empty());
 }
 
+/// What cannot be read just now is not gone. (A device that took it for gone would acknowledge it, and then the server deletes it.)
+#[test]
+fn a_hole_stays_open_for_as_long_as_the_server_cannot_read() {
+    let mut world = World::with(&["alice", "bob"]);
+    let chat = world.meet(ALICE, BOB);
+    world.say(ALICE, chat, "message 1");
+    world.unreadable = true;
+    let lost = std::rc::Rc::new(std::cell::Cell::new(true));
+    let once = std::rc::Rc::clone(&lost);
+    world.tamper = Some(Box::new(move |_| !once.replace(false)));
+    world.say(ALICE, chat, "message 2");
+    world.say(ALICE, chat, "message 3");
+    world.pass(20_000);
+    assert!(world.pages > 5, "{} pages were asked for", world.pages);
+    assert_eq!(world.texts(BOB, chat), ["message 1"]);
+    world.unreadable = false;
+    world.pass(5_000);
+    assert_eq!(world.texts(BOB, chat), numbers(1, 3));
+    assert!(integrity(&world, BOB, chat).is_empty());
+}
+
 #[test]
 fn a_message_refused_for_good_is_shown_failed_and_leaves_no_gap() {
     let mut world = World::with(&["alice", "bob"]);

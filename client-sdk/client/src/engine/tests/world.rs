@@ -91,6 +91,10 @@ pub(super) struct World {
     pub(super) ghosts: Vec<v1::DeviceRef>,
     pub(super) sends: u64,
     pub(super) refuse: VecDeque<v1::Error>,
+    /// Nothing can be read: pages are refused for now.
+    pub(super) unreadable: bool,
+    /// Pages asked for.
+    pub(super) pages: u64,
     /// Retries of accepted messages, each of the very bytes of the first time.
     pub(super) identical_retries: u64,
     broken_pipe: HashMap<(u64, ConversationId), bool>,
@@ -443,7 +447,15 @@ impl World {
                 self.reads.insert((id, account), read.seq);
                 self.tell_marks(at, id);
             }
+            client_frame::Kind::Page(_) if self.unreadable => {
+                self.pages += 1;
+                let mut error = v1::Error::default();
+                error.set_code(v1::ErrorCode::StorageUnavailable);
+                error.set_retry(v1::Retry::After);
+                self.answer_frame(at, frame.id, server_frame::Kind::Error(error));
+            }
             client_frame::Kind::Page(page) => {
+                self.pages += 1;
                 let id = ConversationId::try_from(page.conversation.as_ref()).unwrap();
                 let head = self.log[&id].len() as u64;
                 let last = head.min(page.after_seq + u64::from(page.limit));
