@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use kith_proto::{
     id::{ConversationId, DeviceRef},
     v1::{self, ClientFrame, Send, client_frame, server_frame},
@@ -327,7 +327,12 @@ impl Peer {
                 flight.refused(frame.id, &error)?;
             }
             server_frame::Kind::Deliver(deliver) => self.status.journal.lock().delivered(&deliver)?,
-            server_frame::Kind::Absent(absent) => bail!("the server gave up on {}..{}: {:?}", absent.from_seq, absent.to_seq, absent.reason()),
+            server_frame::Kind::Absent(absent) => {
+                // What was acknowledged on an earlier connection may be deleted before this one has caught up: it is here.
+                let here = self.status.journal.lock().contiguous();
+                let v1::Absent { from_seq, to_seq, .. } = absent;
+                ensure!(to_seq <= here, "the server gave up on {from_seq}..{to_seq} ({:?}), and up to {here} is here", absent.reason());
+            }
             server_frame::Kind::Page(page) => {
                 let mut journal = self.status.journal.lock();
                 page.entries.iter().try_for_each(|entry| journal.delivered(entry))?;
