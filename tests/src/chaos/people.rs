@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
-use kith_client::{Arrival, Client, ConversationId, Registration};
+use anyhow::ensure;
+use kith_client::{Arrival, Client, ConversationId, Entry, Registration};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
@@ -32,6 +32,7 @@ pub(super) struct People {
 struct Person {
     name: String,
     client: Client,
+    conversation: ConversationId,
     written: Arc<AtomicU64>,
     shown: Arc<Mutex<Vec<String>>>,
     tasks: [JoinHandle<()>; 2],
@@ -71,9 +72,11 @@ impl People {
     pub(super) async fn heard(&self, within: Duration) -> anyhow::Result<u64> {
         for [anna, bert] in &self.talks {
             for (to, from) in [(anna, bert), (bert, anna)] {
-                wait::until("everything written is shown", within, async || to.has_heard(from).transpose())
-                    .await
-                    .with_context(|| format!("{} of {} texts are shown", to.shown.lock().len(), from.written.load(Ordering::SeqCst)))??;
+                let heard = wait::until("everything written is shown", within, async || to.has_heard(from).transpose()).await;
+                if let Err(error) = heard.and_then(|heard| heard) {
+                    let texts = format!("{} of {} texts are shown", to.shown.lock().len(), from.written.load(Ordering::SeqCst));
+                    return Err(error.context(format!("{texts}\n{}\n{}", from.page().await?, to.page().await?)));
+                }
             }
         }
         Ok(self.talks.iter().flatten().map(|person| person.shown.lock().len() as u64).sum())
@@ -90,7 +93,14 @@ impl Person {
         let (written, shown) = (Arc::<AtomicU64>::default(), Arc::<Mutex<Vec<String>>>::default());
         let writer = write(client.clone(), conversation, name.to_owned(), Arc::clone(&written), writing);
         let reader = read(client.clone(), Arc::clone(&shown));
-        Self { name: name.to_owned(), client, written, shown, tasks: [tokio::spawn(writer), tokio::spawn(reader)] }
+        Self { name: name.to_owned(), client, conversation, written, shown, tasks: [tokio::spawn(writer), tokio::spawn(reader)] }
+    }
+
+    /// The end of the conversation as this side has it, for whoever looks for a fault.
+    async fn page(&self) -> anyhow::Result<String> {
+        let entries = self.client.history(self.conversation, None, 40).await?;
+        let line = |entry: &Entry| format!("  {:?} {:?} {:?} {:?} {:?}", entry.seq, entry.arrival, entry.author, entry.tick, entry.body);
+        Ok(format!("{} has:\n{}", self.name, entries.iter().map(line).collect::<Vec<_>>().join("\n")))
     }
 
     /// Whether everything was shown, once and in order.
