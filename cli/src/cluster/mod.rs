@@ -14,12 +14,6 @@ use tempfile::TempDir;
 pub(crate) use self::balancer::Balancer;
 use crate::{process, server_child::ServerChild};
 
-/// What a server of this size is usually given; durability is as PostgreSQL ships it.
-const POSTGRES_SETTINGS: [(&str, &str); 4] =
-    [("shared_buffers", "1GB"), ("min_wal_size", "2GB"), ("max_wal_size", "8GB"), ("checkpoint_timeout", "15min")];
-/// A new server makes each file of its log anew, and whoever commits waits for 16 MB of zeros; a server that has run for a while writes over old ones. Writes
-/// so much log in one go and makes it old, so that what is measured is a server that has run for a while.
-const SEASON: &str = "SELECT count(pg_logical_emit_message(false, '', repeat('x', 1048576))) FROM generate_series(1, 2048)";
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// A running fleet.
@@ -52,8 +46,7 @@ impl Cluster {
     /// If something does not start; the message says what to install, or ends with its log.
     pub(crate) async fn start(gateways: usize, public_url: &str, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("kith-cluster-").tempdir().context("no temporary folder")?;
-        let options = PostgresOptions { settings: owned(&POSTGRES_SETTINGS), ..PostgresOptions::default() };
-        let (postgres, redis) = tokio::try_join!(Postgres::start_with(options), Redis::start())?;
+        let (postgres, redis) = tokio::try_join!(Postgres::start_with(PostgresOptions::measured()), Redis::start())?;
         let database = postgres.create_database().await?;
         migrate(&database.url()).await?;
         let mut all = owned(settings);
@@ -71,15 +64,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Brings PostgreSQL's log to the state that it has on a server which has run for a while; takes some seconds.
+    /// Readies PostgreSQL for being measured; see [`Postgres::season`].
     ///
     /// # Errors
     /// If the server refuses.
     pub(crate) async fn season(&self) -> anyhow::Result<()> {
-        for statement in [SEASON, "CHECKPOINT"] {
-            self.postgres.admin(statement).await?;
-        }
-        Ok(())
+        self.postgres.season().await
     }
 
     /// Starts one more gateway and gives its number.

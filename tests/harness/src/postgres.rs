@@ -15,6 +15,11 @@ use std::{
 use self::server::{ADMIN, ROLE, Server};
 use crate::service::Service;
 
+/// Settings for measuring: what a server of a machine like this one is usually given. Durability is as PostgreSQL ships it.
+const MEASURED: [(&str, &str); 4] = [("shared_buffers", "1GB"), ("min_wal_size", "2GB"), ("max_wal_size", "8GB"), ("checkpoint_timeout", "15min")];
+/// Two gigabytes of log in one go.
+const SEASON: &str = "SELECT count(pg_logical_emit_message(false, '', repeat('x', 1048576))) FROM generate_series(1, 2048)";
+
 /// What a server of one's own may have differently.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -34,6 +39,14 @@ pub struct Postgres {
     databases: AtomicU64,
     /// For the whole life of the process, so that databases have to be removed one by one.
     shared: bool,
+}
+
+impl Options {
+    /// For a server that is measured. See also [`Postgres::season`].
+    #[must_use]
+    pub fn measured() -> Self {
+        Self { settings: MEASURED.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(), ..Self::default() }
+    }
 }
 
 /// A database of a server. One of the shared server is removed when this is dropped; others go with their server.
@@ -121,6 +134,18 @@ impl Postgres {
 }
 
 impl Postgres {
+    /// Brings the log to the state that it has on a server which has run for a while; takes some seconds. A new server makes each file of its log anew, and
+    /// whoever commits waits for 16 MB of zeros; later it writes over old ones. So this writes much, and makes it old.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn season(&self) -> anyhow::Result<()> {
+        for statement in [SEASON, "CHECKPOINT"] {
+            self.admin(statement).await?;
+        }
+        Ok(())
+    }
+
     /// Fills the server's disk to the last byte; needs [`Options::disk`].
     ///
     /// # Errors

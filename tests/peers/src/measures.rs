@@ -6,9 +6,6 @@ use kith_harness::{Postgres, PostgresOptions, Service};
 
 use crate::{ejabberd::Ejabberd, process};
 
-/// The same as `kith bench --spawn-cluster` gives to its own; durability is as PostgreSQL ships it.
-const POSTGRES_SETTINGS: [(&str, &str); 2] = [("shared_buffers", "512MB"), ("max_wal_size", "4GB")];
-
 /// ejabberd on a PostgreSQL of its own. Both end with this value.
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -42,8 +39,9 @@ impl Servers {
     /// # Errors
     /// If one does not start; the message says what to install, or ends with its log.
     pub(crate) async fn start(users: usize, pool: u16) -> anyhow::Result<Self> {
-        let settings = POSTGRES_SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let postgres = Postgres::start_with(PostgresOptions { settings, ..PostgresOptions::default() }).await?;
+        // The same as `kith bench --spawn-cluster` gives to its own.
+        let postgres = Postgres::start_with(PostgresOptions::measured()).await?;
+        postgres.season().await?;
         let database = postgres.create_database().await?;
         let ejabberd = Arc::new(Ejabberd::new(&database.url(), pool)?);
         ejabberd.register(users)?;
