@@ -56,8 +56,10 @@ pub(crate) struct Conv {
     pub(crate) buffer: BTreeMap<u64, Item>,
     /// When to ask for what is missing.
     pub(crate) gap_at: Option<u64>,
-    /// How often the same gap was asked for.
+    /// Answers in a row that did not hold the place that is lacking.
     pub(crate) gap_asked: u32,
+    /// The last place without a hole when the server was asked.
+    pub(crate) gap_from: u64,
     pub(crate) paging: bool,
     pub(crate) queue: VecDeque<Out>,
     pub(crate) refusal: Option<Refusal>,
@@ -88,6 +90,7 @@ impl Conv {
             buffer: BTreeMap::new(),
             gap_at: None,
             gap_asked: 0,
+            gap_from: 0,
             paging: false,
             queue: VecDeque::new(),
             refusal: None,

@@ -73,7 +73,6 @@ impl Engine {
     pub(super) fn paged(&mut self, no: i64, page: v1::PageResult) -> Result<()> {
         let conv = self.conv(no)?;
         conv.paging = false;
-        let before = conv.record.seq;
         for absent in &page.absent {
             conv.hold(absent.from_seq, Item::Absent { to: absent.to_seq, reason: absent.reason() });
         }
@@ -84,8 +83,9 @@ impl Engine {
         self.drain(no)?;
         let now = self.now;
         let conv = self.conv(no)?;
-        // Only an answer counts: while the server cannot read, or the connection is dead, nothing is known about the place.
-        conv.gap_asked = if conv.record.seq > before { 0 } else { conv.gap_asked + 1 };
+        // Only an answer counts, and only if nothing has come since it was asked for: while the server cannot read, or the connection is dead, nothing is known
+        // about the place.
+        conv.gap_asked = if conv.record.seq > conv.gap_from { 0 } else { conv.gap_asked + 1 };
         if page.head > conv.record.seq && conv.gap_at.is_none() && !conv.buffer.is_empty() {
             conv.gap_at = Some(now);
         }
@@ -133,7 +133,7 @@ impl Engine {
             conv.hold(next, Item::Absent { to: first.saturating_sub(1), reason: AbsentReason::Expired });
             return self.drain(no);
         }
-        (conv.paging, conv.gap_at) = (true, Some(now + 1_000));
+        (conv.paging, conv.gap_at, conv.gap_from) = (true, Some(now + 1_000), conv.record.seq);
         let page = v1::Page { conversation: bytes(conv.id.as_bytes()), after_seq: conv.record.seq, limit: PAGE };
         let _ = self.request(client_frame::Kind::Page(page), Pending::Page { conversation: no });
         Ok(())
