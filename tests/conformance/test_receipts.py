@@ -83,7 +83,20 @@ def test_a_checkpoint_counts_as_sending(talk, alice, bob):
     a.send(alice.device.compose(bob))
     b.send(bob.device.compose(alice, checkpoint=True))
     b.ack(conversation, 2)
-    mark(a, bob.id, lambda item: item.delivered == 2)
+    mark(a, bob.id, lambda item: item.delivered == 1)
+
+
+def test_nobody_is_told_that_a_checkpoint_was_delivered(acquainted, alice, bob):
+    a, b, conversation = acquainted
+    seq = a.send(alice.device.compose(bob, checkpoint=True)).seq
+    b.delivered(conversation, seq)
+    b.ack(conversation, seq)
+    b.barrier()
+    later = a.send(alice.device.compose(bob)).seq
+    b.delivered(conversation, later)
+    b.ack(conversation, later)
+    told = mark(a, bob.id, lambda item: item.delivered >= seq)
+    assert told.delivered == later
 
 
 @pytest.mark.parametrize("as_notice", [True, False])
