@@ -11,12 +11,13 @@ use super::Config;
 pub struct Origins(Vec<String>);
 
 impl Origins {
-    /// The public URL's, and on a loopback address those of the port that was bound.
+    /// The public URL's, and on a loopback address those of the port that was bound, at that address and by the usual names of the machine itself.
     #[must_use]
     pub fn new(config: &Config, bound: SocketAddr) -> Self {
         let mut origins: Vec<String> = of_url(&config.public_url).into_iter().collect();
         if bound.ip().is_loopback() {
             let scheme = if config.has_tls() { "https" } else { "http" };
+            origins.push(format!("{scheme}://{bound}"));
             origins.extend(["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{scheme}://{host}:{}", bound.port())));
         }
         Self(origins)

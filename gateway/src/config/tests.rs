@@ -89,6 +89,8 @@ fn origins_are_those_that_clients_can_have_dialled() {
     for origin in ["http://127.0.0.1:7400", "https://127.0.0.1:7411", "http://evil.example:7411", ""] {
         assert!(!origins.contains(origin), "{origin}");
     }
+    let origins = Origins::new(&Config::default(), "127.0.0.2:7411".parse().unwrap());
+    assert!(origins.contains("http://127.0.0.2:7411") && origins.contains("http://localhost:7411") && !origins.contains("http://127.0.0.3:7411"));
     let config = with("listen = \"0.0.0.0:7400\"\npublic_url = \"https://Chat.example/\"", &[]).unwrap();
     let origins = Origins::new(&config, "0.0.0.0:7400".parse().unwrap());
     assert!(origins.contains("https://chat.example:443") && !origins.contains("http://127.0.0.1:7400"));
