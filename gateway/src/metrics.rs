@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::{
     cluster::Cluster,
@@ -49,7 +49,9 @@ fn recorder() -> Option<&'static PrometheusHandle> {
         .get_or_init(|| {
             let seconds = [0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
             // A recorder that somebody else has installed keeps its measurements; ours then shows only what we count ourselves.
-            PrometheusBuilder::new().set_buckets(&seconds).ok()?.install_recorder().ok()
+            let messages = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+            let counted = Matcher::Suffix("_messages".to_owned());
+            PrometheusBuilder::new().set_buckets(&seconds).ok()?.set_buckets_for_metric(counted, &messages).ok()?.install_recorder().ok()
         })
         .as_ref()
 }
