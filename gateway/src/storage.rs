@@ -128,9 +128,8 @@ async fn open_embedded(config: &Config, clock: Clock) -> Result<(Storage, Resolv
 async fn open_postgres(config: &Config, options: &postgres::Options, clock: Clock) -> Result<(Storage, ResolvedAppends), StorageError> {
     let server = Postgres::open(options).await?;
     // What everybody has is deleted without a sweep; looking at everything that is kept is work beside the way of messages.
-    let usual = LogOptions::new(clock);
-    let purge_every = usual.purge_every.filter(|_| config.role.is_relay());
-    let options = LogOptions { retention_ms: config.retention.ms(), purge_every, ..usual };
+    let purge_every = config.role.is_relay().then(|| config::ms(config.postgres.sweep_every_ms));
+    let options = LogOptions { retention_ms: config.retention.ms(), purge_every, ..LogOptions::new(clock) };
     let (log, resolved) = PostgresLog::start(Arc::clone(&server), &options);
     Ok((Storage::Postgres { server, log }, resolved))
 }

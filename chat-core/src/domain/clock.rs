@@ -26,4 +26,13 @@ impl Clock {
             Self::Manual(hand) => hand.load(Ordering::Acquire),
         }
     }
+
+    /// What the hand shows. `None` for the machine's clock: those who share a database ask that for the time, since their own clocks differ.
+    #[must_use]
+    pub fn given_ms(&self) -> Option<u64> {
+        match self {
+            Self::System => None,
+            Self::Manual(hand) => Some(hand.load(Ordering::Acquire)),
+        }
+    }
 }

@@ -32,6 +32,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261121200000_shown"),
     migration!("20261121201000_vacuum"),
     migration!("20261121210000_fence"),
+    migration!("20261121220000_time"),
 ];
 
 /// Names the advisory lock that whoever migrates holds: "kith" in ASCII.

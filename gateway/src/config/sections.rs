@@ -277,7 +277,7 @@ impl Prekeys {
 pub struct RetentionSettings {
     /// A message that not every device has acknowledged is kept so long.
     pub days: u64,
-    /// Pause between two purges.
+    /// Pause between two purges of the embedded database; that of PostgreSQL is [`PostgresSection::sweep_every_ms`].
     pub purge_every_ms: u64,
 }
 
@@ -326,11 +326,13 @@ pub struct PostgresSection {
     pub connect_timeout_ms: u64,
     /// The longest a statement may take.
     pub statement_timeout_ms: u64,
+    /// Pause between two looks of one of the processes at everything that is kept. What every device has is deleted without that.
+    pub sweep_every_ms: u64,
 }
 
 impl Default for PostgresSection {
     fn default() -> Self {
-        Self { url: Secret::default(), connections: 16, connect_timeout_ms: 5_000, statement_timeout_ms: 10_000 }
+        Self { url: Secret::default(), connections: 16, connect_timeout_ms: 5_000, statement_timeout_ms: 10_000, sweep_every_ms: 3_600_000 }
     }
 }
 
@@ -485,6 +487,7 @@ impl Config {
         within("postgres.connections", self.postgres.connections as u64, 1, 1_000)?;
         within("postgres.connect_timeout_ms", self.postgres.connect_timeout_ms, 100, 60_000)?;
         within("postgres.statement_timeout_ms", self.postgres.statement_timeout_ms, 100, 600_000)?;
+        within("postgres.sweep_every_ms", self.postgres.sweep_every_ms, 10, 86_400_000)?;
         if let Some(options) = self.postgres.options() {
             options.address().map_err(|error| ConfigError::Invalid { key: "postgres.url", why: format!("cannot be used: {error}") })?;
             if self.storage.synchronous == Synchronous::Off {

@@ -1,5 +1,6 @@
 //! Several servers on one PostgreSQL and one Redis, as one service.
 
+mod clocks;
 mod directory;
 mod fleet;
 mod interruption;

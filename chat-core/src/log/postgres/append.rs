@@ -24,9 +24,9 @@ pub(super) const CHECKPOINT: i16 = 0b01;
 /// Bit 1 of the flags.
 pub(super) const FROM_HIGH: i16 = 0b10;
 
-const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}'), log_fence($17, $18)
-    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
-/// What `log_fence` refuses. The class is that of what is wrong with the data, so that one message is found and the rest is appended.
+const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}')
+    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+/// What is refused because its device has connected anew. The class is that of what is wrong with the data, so that one message is found and the rest is appended.
 const FENCED: &str = "23K01";
 const CREATE: &str = "SELECT log_create($1, $2, $3)";
 const FIND: &str = "SELECT i.n, m.seq, m.at_ms, c.sent FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY i(conversation, sender, id, n)
@@ -77,7 +77,8 @@ fn uuid(id: [u8; 16]) -> Uuid {
 pub(super) struct Batch<'a> {
     appends: Vec<&'a Append>,
     groups: Vec<Group>,
-    now_ms: i64,
+    /// `None` for the database's clock.
+    now_ms: Option<i64>,
 }
 
 struct Group {
@@ -109,7 +110,7 @@ pub(super) struct Appended {
 
 impl<'a> Batch<'a> {
     /// `order` are the numbers of the appends in `waiting`, sorted by conversation, those of one conversation in the order in which they came.
-    pub(super) fn new(waiting: &'a [Waiting], order: &[usize], rosters: &Rosters, now_ms: u64) -> Self {
+    pub(super) fn new(waiting: &'a [Waiting], order: &[usize], rosters: &Rosters, now_ms: Option<u64>) -> Self {
         let appends: Vec<_> = order.iter().map(|n| &waiting[*n].append).collect();
         let mut groups: Vec<Group> = Vec::with_capacity(appends.len());
         for append in &appends {
@@ -129,14 +130,20 @@ impl<'a> Batch<'a> {
                 }
             }
         }
-        Self { appends, groups, now_ms: bounded(now_ms) }
+        Self { appends, groups, now_ms: now_ms.map(bounded) }
     }
 
-    /// Each sending device with the epoch of its connection, once.
-    fn senders(&self) -> Vec<(DeviceId, u64)> {
-        let mut senders: Vec<_> = self.appends.iter().map(|append| (append.sender.device, append.epoch)).collect();
+    /// Each sending device, ascending, with the oldest epoch of a connection that it sent on and its largest counter.
+    fn senders(&self) -> Vec<(DeviceId, u64, u64)> {
+        let mut senders: Vec<_> = self.appends.iter().map(|append| (append.sender.device, append.epoch, append.device_counter)).collect();
         senders.sort_unstable();
-        senders.dedup();
+        senders.dedup_by(|next, first| {
+            let same = next.0 == first.0;
+            if same {
+                first.2 = first.2.max(next.2);
+            }
+            same
+        });
         senders
     }
 
@@ -161,7 +168,7 @@ impl Call for Batch<'_> {
             .bind(groups.iter().map(|g| g.versions[1]).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.count).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.sent).collect::<Vec<_>>())
-            .bind(self.now_ms)
+            .bind(groups.iter().map(|g| g.shown).collect::<Vec<_>>())
             .bind(group_numbers)
             .bind(nth)
             .bind(appends.iter().map(|a| uuid(a.sender.device.0)).collect::<Vec<_>>())
@@ -171,9 +178,10 @@ impl Call for Batch<'_> {
             .bind(appends.iter().map(|a| bounded(a.recipient_list_version)).collect::<Vec<_>>())
             .bind(appends.iter().map(flags).collect::<Vec<_>>())
             .bind(appends.iter().map(|a| Content(a)).collect::<Vec<_>>())
-            .bind(groups.iter().map(|g| g.shown).collect::<Vec<_>>())
-            .bind(senders.iter().map(|(device, _)| uuid(device.0)).collect::<Vec<_>>())
-            .bind(senders.iter().map(|(_, epoch)| bounded(*epoch)).collect::<Vec<_>>());
+            .bind(senders.iter().map(|(device, ..)| uuid(device.0)).collect::<Vec<_>>())
+            .bind(senders.iter().map(|(_, epoch, _)| bounded(*epoch)).collect::<Vec<_>>())
+            .bind(senders.iter().map(|(.., counter)| bounded(*counter)).collect::<Vec<_>>())
+            .bind(self.now_ms);
         let row = query.fetch_one(connection).await?;
         let (base, at_ms, sent): (Vec<i64>, Vec<i64>, Vec<i16>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let placed = base.iter().zip(at_ms).zip(sent);

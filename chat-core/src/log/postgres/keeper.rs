@@ -45,6 +45,7 @@ const NEXT: &str = "WITH RECURSIVE kept(id) AS (
         SELECT (SELECT conversation FROM message WHERE conversation > k.id ORDER BY conversation LIMIT 1) FROM kept k WHERE k.id IS NOT NULL
     )
     SELECT id FROM kept WHERE id IS NOT NULL LIMIT $2";
+const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 /// Names the advisory lock of the sweep: "kithlog" in ASCII. It ends with the statement's transaction or with the connection.
 const SWEEP: i64 = 0x006b_6974_686c_6f67;
 
@@ -96,6 +97,17 @@ impl Call for Next {
     }
 }
 
+/// What the database's clock says; Unix milliseconds.
+struct Now;
+
+impl Call for Now {
+    type Answer = u64;
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<u64, sqlx::Error> {
+        sqlx::query_scalar(NOW).fetch_one(connection).await.map(unsigned)
+    }
+}
+
 /// Taken for the session, so that another process does not sweep as well.
 struct TryLock;
 
@@ -122,7 +134,9 @@ pub(super) struct Keeper {
     pub(super) session: Session,
     pub(super) chores: Arc<Mutex<Chores>>,
     pub(super) clock: Clock,
-    pub(super) retention: Retention,
+    pub(super) retention_ms: u64,
+    /// Once the time is known.
+    pub(super) retention: Option<Retention>,
     /// How often to sweep unasked.
     pub(super) every: Option<Duration>,
     pub(super) purged: Purged,
@@ -131,13 +145,14 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Until the queue is closed.
     pub(super) async fn run(mut self) {
-        let mut next = tokio::time::Instant::now() + EVERY;
+        let mut next = tokio::time::Instant::now();
         let mut sweep = self.every.map(|every| tokio::time::Instant::now() + every);
         loop {
             match timeout_at(next, self.queue.ready()).await {
                 Ok(true) => self.asked().await,
                 Ok(false) => return,
                 Err(_) => {
+                    let _ = self.watch_clock().await;
                     let _ = self.tidy().await;
                     next = tokio::time::Instant::now() + EVERY;
                 }
@@ -156,7 +171,7 @@ impl Keeper {
         self.queue.take_now(&mut asked, usize::MAX, usize::MAX);
         for Asked { now_ms, answer } in asked {
             let outcome = match self.tidy().await {
-                Ok(()) => self.sweep(now_ms).await,
+                Ok(()) => self.sweep_by(now_ms).await,
                 Err(failed) => Err(failed),
             };
             let _ = answer.send(match outcome {
@@ -198,20 +213,46 @@ impl Keeper {
         if !self.session.call(Twice::Harmless, &TryLock).await? {
             return Ok(());
         }
-        let swept = self.sweep(self.clock.now_ms()).await;
+        let swept = self.sweep().await;
         self.session.call(Twice::Harmless, &Unlock).await?;
         swept
     }
 
-    async fn sweep(&mut self, now_ms: u64) -> Result<(), Failed> {
-        let cutoff_ms = self.retention.cutoff(now_ms).map(bounded);
+    /// The time by which messages are stamped: not this machine's, which may be another than those of the others.
+    async fn now_ms(&mut self) -> Result<u64, Failed> {
+        match self.clock.given_ms() {
+            Some(now_ms) => Ok(now_ms),
+            None => self.session.call(Twice::Harmless, &Now).await,
+        }
+    }
+
+    /// Looks at the clock as early as possible, to notice later that it has jumped.
+    async fn watch_clock(&mut self) -> Result<(), Failed> {
+        if self.retention.is_none() {
+            let now_ms = self.now_ms().await?;
+            self.retention = Some(Retention::new(self.retention_ms, now_ms));
+        }
+        Ok(())
+    }
+
+    async fn sweep(&mut self) -> Result<(), Failed> {
+        let now_ms = self.now_ms().await?;
+        self.sweep_by(now_ms).await
+    }
+
+    async fn sweep_by(&mut self, now_ms: u64) -> Result<(), Failed> {
+        self.watch_clock().await?;
+        let cutoff_ms = self.retention.as_ref().and_then(|retention| retention.cutoff(now_ms)).map(bounded);
         if cutoff_ms.is_none() {
             tracing::warn!("the clock has jumped: nothing expires until it is right or the server is started anew");
         }
         let mut after = Uuid::nil();
         loop {
             let kept = self.session.call(Twice::Harmless, &Next(after)).await?;
-            let Some(last) = kept.last() else { return Ok(()) };
+            let Some(last) = kept.last() else {
+                metrics::counter!("kith_log_sweeps_total").increment(1);
+                return Ok(());
+            };
             after = *last;
             for conversations in kept.chunks(CONVERSATIONS) {
                 self.purge(conversations, cutoff_ms).await?;

@@ -67,7 +67,7 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(20);
 /// How to use a database for the log.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the time stamps come from.
+    /// Where the time stamps come from: the database's clock in the stead of the machine's, or a hand.
     pub clock: Clock,
     /// Connections that append, each to conversations of its own.
     pub writers: usize,
@@ -164,7 +164,8 @@ impl PostgresLog {
             session: session("keeper", Commit::Behind),
             chores,
             clock: options.clock.clone(),
-            retention: Retention::new(options.retention_ms, options.clock.now_ms()),
+            retention_ms: options.retention_ms,
+            retention: options.clock.given_ms().map(|now_ms| Retention::new(options.retention_ms, now_ms)),
             every: options.purge_every,
             purged: Purged::default(),
         };

@@ -134,7 +134,7 @@ impl Writer {
             if order.is_empty() {
                 continue;
             }
-            let batch = Batch::new(&turn.waiting, &order, &self.rosters, self.clock.now_ms());
+            let batch = Batch::new(&turn.waiting, &order, &self.rosters, self.clock.given_ms());
             match self.session.call(Twice::Harmless, &batch).await {
                 Ok(appended) => {
                     let groups: Vec<usize> = batch.groups().collect();
