@@ -7,6 +7,7 @@
 //! When PostgreSQL is away, work fails within the connection's deadline and succeeds again as soon as it is back: nothing has to be restarted.
 
 mod address;
+mod alone;
 mod error;
 mod migrate;
 mod pool;
@@ -20,6 +21,7 @@ use std::{
 
 use sqlx::{PgConnection, Row as _};
 
+pub(crate) use self::alone::Alone;
 use self::pool::Pool;
 pub use self::{
     error::{Class, Failure, Fault, FaultCause, StoreError, classify, constraint},

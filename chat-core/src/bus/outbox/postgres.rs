@@ -3,31 +3,24 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::{Connection as _, PgConnection, Row as _};
-use tokio::time::timeout;
+use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::{Batch, Outbox, OutboxError, Row, row};
 use crate::{
     bus::{Record, Topic},
-    postgres::{FaultCause, Postgres},
+    postgres::{Alone, Fault, Postgres},
 };
 
 /// Names the advisory lock of the relay: "kithbox" in ASCII.
 const LOCK: i64 = 0x006b_6974_6862_6f78;
-const WITHIN: Duration = Duration::from_secs(15);
-const GOODBYE: Duration = Duration::from_secs(1);
 /// PostgreSQL ends a session that asks for nothing in this time, and the lock with it. More than all deadlines between two requests of a relay together.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The outbox in PostgreSQL, over a session of its own.
 #[derive(Debug)]
 pub struct PostgresOutbox {
-    db: Arc<Postgres>,
-    session: Option<PgConnection>,
-    /// The session holds the lock.
-    locked: bool,
-    idle: Duration,
+    alone: Alone,
 }
 
 impl PostgresOutbox {
@@ -39,49 +32,37 @@ impl PostgresOutbox {
 
     /// Whose session ends when it asks for nothing in this time.
     pub(in crate::bus) fn idle_at_most(idle: Duration, db: Arc<Postgres>) -> Self {
-        Self { db, session: None, locked: false, idle }
-    }
-
-    /// Whatever fails ends the session: the next call begins with another one.
-    async fn asked<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection, &mut bool) -> Result<T, sqlx::Error>) -> Result<T, OutboxError> {
-        let mut locked = std::mem::take(&mut self.locked);
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => self.db.connect().await.map_err(|fault| OutboxError(Box::new(fault)))?,
-        };
-        let done = timeout(WITHIN, work(&mut session, &mut locked)).await;
-        let done = done.map_err(|_| FaultCause::TooLate).and_then(|done| done.map_err(FaultCause::from));
-        let value = done.map_err(|cause| OutboxError(Box::new(self.db.fault(cause))))?;
-        (self.session, self.locked) = (Some(session), locked);
-        Ok(value)
+        Self { alone: Alone::new(db, LOCK, idle) }
     }
 }
 
+/// Whatever fails ends the session: the next call begins with another one.
 #[async_trait]
 impl Outbox for PostgresOutbox {
     async fn next(&mut self, limit: usize) -> Result<Batch, OutboxError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let idle = self.idle.as_millis().to_string();
-        self.asked(async |db, locked| {
-            if !*locked {
-                sqlx::query("SELECT set_config('idle_session_timeout', $1, false)").bind(idle).execute(&mut *db).await?;
-                *locked = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut *db).await?;
-            }
-            if *locked { first(db, limit).await.map(Batch::Rows) } else { Ok(Batch::Elsewhere) }
-        })
-        .await
+        let Some(mut turn) = self.alone.turn().await.map_err(unavailable)? else { return Ok(Batch::Elsewhere) };
+        let rows = self.alone.within(first(&mut turn.session, limit)).await.map_err(unavailable)?;
+        self.alone.keep(turn);
+        Ok(Batch::Rows(rows))
     }
 
     async fn published(&mut self, rows: &[i64]) -> Result<(), OutboxError> {
-        self.asked(async |db, _| sqlx::query("DELETE FROM outbox WHERE no = ANY ($1)").bind(rows).execute(db).await.map(drop)).await
+        // If it is another's turn by now, that one publishes them again and deletes them.
+        let Some(mut turn) = self.alone.turn().await.map_err(unavailable)? else { return Ok(()) };
+        let deleting = sqlx::query("DELETE FROM outbox WHERE no = ANY ($1)").bind(rows).execute(&mut turn.session);
+        self.alone.within(deleting).await.map_err(unavailable)?;
+        self.alone.keep(turn);
+        Ok(())
     }
 
     async fn release(&mut self) {
-        self.locked = false;
-        if let Some(session) = self.session.take() {
-            let _ = timeout(GOODBYE, session.close()).await;
-        }
+        self.alone.release().await;
     }
+}
+
+fn unavailable(fault: Fault) -> OutboxError {
+    OutboxError(Box::new(fault))
 }
 
 async fn first(db: &mut PgConnection, limit: i64) -> Result<Vec<Row>, sqlx::Error> {
