@@ -10,15 +10,20 @@
 #[cfg(test)]
 pub(crate) mod conformance;
 mod course;
+mod overdue;
 pub mod postgres;
 mod retention;
 mod row;
 mod sqlite;
 
-pub use self::course::{CommitTimes, Course, Trace};
 #[cfg(fuzzing)]
 pub use self::sqlite::fuzzed_row;
 pub(crate) use self::sqlite::{Hot, LogWriter};
+pub use self::{
+    course::{CommitTimes, Course, Trace},
+    overdue::{Found, Overdue, OverdueMessage, Terms},
+    sqlite::SqliteOverdue,
+};
 
 use std::sync::{
     Arc,

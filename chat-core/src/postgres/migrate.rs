@@ -33,6 +33,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261121201000_vacuum"),
     migration!("20261121210000_fence"),
     migration!("20261121220000_time"),
+    migration!("20261121230000_sleeping"),
 ];
 
 /// Names the advisory lock that whoever migrates holds: "kith" in ASCII.

@@ -19,6 +19,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261121100000_accounts"),
     migration!("20261121140000_outbox"),
     migration!("20261121200000_shown"),
+    migration!("20261121230000_sleeping"),
 ];
 
 /// Why a schema could not be brought up to date.

@@ -3,6 +3,7 @@
 mod appends;
 mod devices;
 mod model;
+mod overdue;
 mod positions;
 mod purging;
 mod reading;
@@ -16,9 +17,9 @@ use kith_proto::{
     v1,
 };
 
-use super::{Admission, Append, Behind, Course, Gate, MessageLog, Outcome, Page, PageLimit, Refusal, Resolved, State, Ticket};
+use super::{Admission, Append, Behind, Course, Gate, MessageLog, Outcome, Overdue, Page, PageLimit, Refusal, Resolved, State, Ticket};
 
-pub(crate) use self::{appends::*, devices::*, model::random_histories, positions::*, purging::*, reading::*};
+pub(crate) use self::{appends::*, devices::*, model::random_histories, overdue::*, positions::*, purging::*, reading::*};
 
 /// An implementation under test, with a clock that the test moves. Retention is [`RETENTION_MS`].
 #[async_trait]
@@ -27,6 +28,8 @@ pub(crate) trait Fixture: Send + Sized {
     async fn new() -> Self;
     /// The log.
     fn log(&self) -> Arc<dyn MessageLog>;
+    /// What is overdue after so many milliseconds, which may be none or fewer.
+    fn overdue(&self, after_ms: i64) -> Box<dyn Overdue>;
     /// The next batch of resolved appends.
     async fn resolved(&mut self) -> Vec<Resolved>;
     /// Registers an account if it is new, and links a device.
@@ -224,6 +227,8 @@ macro_rules! conformance_tests {
             the_counter_survives_dying_and_purging, what_every_device_has_is_purged, nothing_is_purged_that_one_device_lacks,
             the_purged_tail_keeps_its_numbers, retention_ends, a_jump_of_the_clock_stops_expiry, a_revoked_device_holds_nothing,
             a_new_device_starts_at_the_head, a_new_device_is_addressed_at_once, a_retry_is_recognised_until_purged,
+            overdue_is_what_a_device_lacks_but_for_its_own, overdue_comes_in_order_and_once_however_it_is_cut,
+            overdue_takes_its_time_and_begins_at_the_present,
         }
     };
 }

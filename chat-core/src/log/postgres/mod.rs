@@ -9,7 +9,7 @@
 //! other devices than those of the moment is noticed under that lock.
 //!
 //! - `plan`, `roster`, `append`, `writer`: appends. - `acknowledge`, `connect`: the other writers. - `read`, `page`: questions.
-//! - `keeper`, `chores`: deleting. - `enroll`: what the accounts tell of devices. - `queue`: what waits.
+//! - `keeper`, `chores`: deleting. - `overdue`: what nobody fetches. - `enroll`: what the accounts tell of devices. - `queue`: what waits.
 //! - `session`: a connection that comes back, and what becomes of a statement when it is lost.
 
 mod acknowledge;
@@ -18,6 +18,7 @@ mod chores;
 mod connect;
 mod enroll;
 mod keeper;
+mod overdue;
 mod page;
 mod plan;
 mod queue;
@@ -40,7 +41,6 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::enroll::{enroll, retire};
 use self::{
     acknowledge::{Said, Secretary, What},
     chores::Chores,
@@ -50,6 +50,10 @@ use self::{
     roster::Rosters,
     session::{Commit, Session},
     writer::Writer,
+};
+pub use self::{
+    enroll::{enroll, retire},
+    overdue::PostgresOverdue,
 };
 use super::{Append, Behind, ConnectError, Connected, LogError, MessageLog, Moved, Page, PageLimit, Purged, Resolved, State, retention::Retention};
 use crate::{

@@ -24,7 +24,8 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Small tables make other plans look cheaper; these statements look up what they are given, in the order in which they are given it, whatever the
 /// statistics say. Planning them anew each time would cost more than running them.
-const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
+pub(super) const SETTINGS: &str =
+    "SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off;
     SET jit = off";
 
 /// One statement, a transaction of its own.

@@ -19,12 +19,13 @@ use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Options, PostgresLog, enroll, retire};
+use super::{Options, PostgresLog, PostgresOverdue, enroll, retire};
 use crate::{
     domain::Clock,
     log::{
-        MessageLog, Resolved,
+        MessageLog, Overdue, Resolved,
         conformance::{Fixture, RETENTION_MS, Reopen, START_MS, between, conformance_tests},
+        overdue::TermsMs,
     },
     postgres::{self, Failure, Postgres},
 };
@@ -89,6 +90,10 @@ impl Fixture for OnPostgres {
 
     fn log(&self) -> Arc<dyn MessageLog> {
         Arc::clone(&self.log) as Arc<dyn MessageLog>
+    }
+
+    fn overdue(&self, after_ms: i64) -> Box<dyn Overdue> {
+        Box::new(PostgresOverdue::on(Arc::clone(&self.postgres), TermsMs { after: after_ms, retention: i64::MAX / 4 }))
     }
 
     async fn resolved(&mut self) -> Vec<Resolved> {

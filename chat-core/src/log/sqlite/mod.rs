@@ -6,7 +6,7 @@
 //! append cheap.
 //!
 //! - `engine`, `append`, `connect`: the writer's side of a transaction. - `round`, `purge`: summaries and deletion. - `recover`: opening.
-//! - `hot`, `conversation`: what is in memory, shared with acknowledgements. - `page`, `load`: reading.
+//! - `hot`, `conversation`: what is in memory, shared with acknowledgements. - `page`, `load`: reading. - `overdue`: what nobody fetches.
 
 mod append;
 mod connect;
@@ -16,6 +16,7 @@ mod engine;
 mod hot;
 mod keyed;
 mod load;
+mod overdue;
 mod page;
 mod purge;
 mod recover;
@@ -33,6 +34,7 @@ use kith_proto::id::{AccountId, ConversationId, DeviceRef};
 use rusqlite::{Connection, OptionalExtension as _};
 use tokio::sync::oneshot;
 
+pub use self::overdue::SqliteOverdue;
 use self::page::Plan;
 pub(crate) use self::{engine::LogWriter, hot::Hot};
 

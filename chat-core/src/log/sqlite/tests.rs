@@ -15,12 +15,13 @@ use rusqlite::params;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use super::{Hot, LogWriter};
+use super::{Hot, LogWriter, SqliteOverdue};
 use crate::{
     domain::Clock,
     log::{
-        MessageLog, Outcome, Refusal, Resolved,
+        MessageLog, Outcome, Overdue, Refusal, Resolved,
         conformance::{Bed, Fixture, RETENTION_MS, Reopen, START_MS, accepted, append, between, conformance_tests, device},
+        overdue::TermsMs,
     },
     sqlite::{Database, OpenError, Options},
 };
@@ -60,6 +61,11 @@ impl Fixture for Embedded {
 
     fn log(&self) -> Arc<dyn MessageLog> {
         Arc::clone(&self.db) as Arc<dyn MessageLog>
+    }
+
+    fn overdue(&self, after_ms: i64) -> Box<dyn Overdue> {
+        let terms = TermsMs { after: after_ms, retention: i64::MAX / 4 };
+        Box::new(SqliteOverdue::on(Arc::clone(&self.db), Clock::Manual(Arc::clone(&self.hand)), terms))
     }
 
     async fn resolved(&mut self) -> Vec<Resolved> {
