@@ -234,12 +234,24 @@ pub(crate) async fn a_gateway_lives_by_its_lease(fixture: &impl Fixture) {
     assert_eq!(renewed(&one).await, (gateways([1]), true));
     assert_eq!(renewed(&one).await, (gateways([1]), false));
     assert!(renewed(&two).await.1);
+    let looking = fixture.join(GatewayId(9), LONG).await;
+    let alive = async || {
+        let mut alive = looking.gateways().await.unwrap();
+        alive.sort_unstable();
+        alive
+    };
+    eventually("it is missed by one who is no gateway", async || match alive().await == [GatewayId(1)] {
+        true => Ok(()),
+        false => Err("still there"),
+    })
+    .await;
     eventually("it is missed", async || match renewed(&one).await.0 == gateways([1]) {
         true => Ok(()),
         false => Err("still there"),
     })
     .await;
     assert_eq!(renewed(&two).await, (gateways([1, 2]), true), "its lease had ended");
+    assert!(alive().await.contains(&GatewayId(1)) && !alive().await.contains(&GatewayId(9)), "who only looks is none");
 }
 
 pub(crate) async fn a_gateway_that_resigns_is_gone(fixture: &impl Fixture) {

@@ -108,6 +108,11 @@ impl SessionDirectory for MemoryDirectory {
         self.ask(|state| state.renew(&self.gateway, self.hub.lease, Instant::now()))
     }
 
+    async fn gateways(&self) -> Result<Vec<GatewayId>, DirectoryError> {
+        let now = Instant::now();
+        self.ask(|state| state.gateways.iter().filter(|(_, lease)| lease.ends > now).map(|(id, _)| *id).collect())
+    }
+
     async fn resign(&self) -> Result<(), DirectoryError> {
         self.ask(|state| state.dismiss(self.gateway.id))
     }

@@ -12,6 +12,7 @@
 pub mod buckets;
 #[cfg(test)]
 mod conformance;
+mod connections;
 pub mod memory;
 pub mod redis;
 mod stale;
@@ -21,6 +22,8 @@ use std::fmt;
 use async_trait::async_trait;
 use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 use tokio::sync::mpsc;
+
+pub use self::connections::{Connections, Everywhere};
 
 /// Names one run of a gateway process: drawn at random when it starts, so that a gateway that comes back is another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,6 +109,9 @@ pub trait SessionDirectory: Send + Sync + fmt::Debug {
 
     /// Renews this gateway's lease, and makes it known the first time. To be called about every third of the lease.
     async fn renew(&self) -> Result<Renewal, DirectoryError>;
+
+    /// Every gateway that has a lease now, for somebody who may be none.
+    async fn gateways(&self) -> Result<Vec<GatewayId>, DirectoryError>;
 
     /// Gives up the lease, at the end of a drain. Sessions need not be left one by one before.
     async fn resign(&self) -> Result<(), DirectoryError>;

@@ -290,6 +290,15 @@ impl SessionDirectory for RedisDirectory {
         .await
     }
 
+    async fn gateways(&self) -> Result<Vec<GatewayId>, DirectoryError> {
+        self.call(async |link| {
+            let mut answers = link.run(&SCRIPTS.gateways, vec![Call { keys: vec![self.keys.gateways()], arguments: Vec::new() }]).await?;
+            let ids = list(answers.pop().ok_or(CallError::Answer)?)?;
+            ids.iter().map(|id| to_gateway_id(bytes(id)?).ok_or(CallError::Answer)).collect()
+        })
+        .await
+    }
+
     async fn resign(&self) -> Result<(), DirectoryError> {
         self.call(async |link| link.resign(self.keys.gateways(), gateway_id(self.gateway.id)).await).await
     }

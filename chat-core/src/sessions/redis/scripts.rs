@@ -11,6 +11,7 @@ pub(super) struct Scripts {
     pub(super) enter: Script,
     pub(super) leave: Script,
     pub(super) renew: Script,
+    pub(super) gateways: Script,
     pub(super) take: Script,
 }
 
@@ -18,12 +19,13 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     enter: Script::from_lua(include_str!("enter.lua")),
     leave: Script::from_lua(include_str!("leave.lua")),
     renew: Script::from_lua(include_str!("renew.lua")),
+    gateways: Script::from_lua(include_str!("gateways.lua")),
     take: Script::from_lua(include_str!("take.lua")),
 });
 
 impl Scripts {
-    pub(super) fn all(&self) -> [&Script; 4] {
-        [&self.enter, &self.leave, &self.renew, &self.take]
+    pub(super) fn all(&self) -> [&Script; 5] {
+        [&self.enter, &self.leave, &self.renew, &self.gateways, &self.take]
     }
 }
 
