@@ -7,8 +7,8 @@ use kith_chat_core::{
     bus::outbox::{Outbox, PostgresOutbox, SqliteOutbox},
     domain::Clock,
     log::{
-        MessageLog, Resolved,
-        postgres::{Options as LogOptions, PostgresLog},
+        MessageLog, Overdue, Resolved, SqliteOverdue, Terms,
+        postgres::{Options as LogOptions, PostgresLog, PostgresOverdue},
     },
     postgres::{self, Postgres},
     sqlite::{self, Database, Durability},
@@ -80,6 +80,14 @@ impl Storage {
         match self {
             Self::Embedded(database) => Box::new(SqliteOutbox::new(Arc::clone(database))),
             Self::Postgres { server, .. } => Box::new(PostgresOutbox::new(Arc::clone(server))),
+        }
+    }
+
+    /// What devices have not fetched for a while.
+    pub(crate) fn overdue(&self, clock: Clock, terms: Terms) -> Box<dyn Overdue> {
+        match self {
+            Self::Embedded(database) => Box::new(SqliteOverdue::new(Arc::clone(database), clock, terms)),
+            Self::Postgres { server, .. } => Box::new(PostgresOverdue::new(Arc::clone(server), terms)),
         }
     }
 

@@ -5,6 +5,7 @@ mod groups;
 mod kafka;
 mod memory;
 mod relay;
+mod sleeping;
 
 use std::{
     collections::HashSet,

@@ -115,6 +115,11 @@ impl Bus for MemoryBus {
         timeout(self.publish_within, all).await.unwrap_or(Err(BusError::Full))
     }
 
+    /// Once there is a group: what it has not worked off it will.
+    fn is_heard(&self, topic: Topic) -> bool {
+        self.shared.state.lock().groups.keys().any(|(heard, _)| *heard == topic)
+    }
+
     async fn subscribe(&self, subscription: Subscription, handler: Arc<dyn Handler>) -> Result<Member, BusError> {
         let seat = Seat::take(&self.shared, subscription)?;
         Ok(Member::start(move |leaving| async move {

@@ -12,8 +12,8 @@
 //!   its topic, and the next one has its turn. An operator looks at dead letters and replays them (`kith admin dlq`).
 //! - **Bounds.** Every wait has a deadline and every queue a bound; what is over it waits at its publisher, and in front of that in the outbox.
 //!
-//! What must reach the bus together with a change is written to the [`outbox`] in the change's transaction; the [`Relay`] publishes it afterwards. Publishing
-//! directly is for what may be lost with the process.
+//! What must reach the bus together with a change is written to the [`outbox`] in the change's transaction; the [`Relay`] publishes it afterwards. Messages are their own
+//! outbox: another relay finds in the log itself which ones devices have not fetched. Publishing directly is for what may be lost with the process.
 //!
 //! When Kafka is away, publishing fails within its deadline and members wait; both go on by themselves when it is back.
 //!
@@ -29,6 +29,7 @@ mod member;
 mod memory;
 pub mod outbox;
 mod relay;
+mod sleeping;
 mod work;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -148,6 +149,9 @@ pub trait Bus: Send + Sync + fmt::Debug {
     /// # Errors
     /// After a deadline of its own. Publishing the same records again is always right.
     async fn publish(&self, records: &[Record]) -> Result<(), BusError>;
+
+    /// Whether anything that is published on the topic could come to anybody: what nobody hears need not be made.
+    fn is_heard(&self, topic: Topic) -> bool;
 
     /// Joins a group, which begins with the oldest event that is kept. The member works in tasks of its own until it leaves or is dropped.
     ///

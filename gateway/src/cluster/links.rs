@@ -79,6 +79,11 @@ impl Links {
         self.table.read().get(&gateway).cloned()
     }
 
+    /// Whether it is known.
+    pub(super) fn has(&self, gateway: GatewayId) -> bool {
+        self.table.read().contains_key(&gateway)
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Link>> {
         self.table.read().values().cloned().collect()
     }

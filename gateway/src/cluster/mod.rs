@@ -56,7 +56,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::counters::ClusterCounters;
 pub(crate) use self::roster::Entered;
 use self::{lease::Lease, links::Links, places::Places, proof::Proofs, queue::Queue, roster::Roster, router::Job};
-use crate::{sessions::Sessions, telemetry::Tracer};
+use crate::{
+    sessions::{Absent, Sessions, Sleepers},
+    telemetry::Tracer,
+};
 
 /// The largest frame that is taken from another gateway: a full one, whose last item is the largest that any configuration allows.
 const MAX_MESSAGE: usize = outbox::FRAME_BYTES + (16 << 20) + (1 << 20);
@@ -84,6 +87,8 @@ pub struct ClusterPorts {
     pub secret: [u8; 32],
     /// How long a gateway counts as alive without a renewal.
     pub lease: Duration,
+    /// Hears, if anybody does, of devices that there is a message for and that are connected nowhere.
+    pub sleepers: Option<Sleepers>,
     /// Unix time.
     pub clock: Clock,
     /// Follows some messages all the way, if there is anybody to tell.
@@ -99,6 +104,7 @@ impl std::fmt::Debug for ClusterPorts {
 /// This gateway among the others.
 pub struct Cluster {
     directory: Arc<dyn SessionDirectory>,
+    sleepers: Option<Sleepers>,
     clock: Clock,
     tracer: Option<Arc<Tracer>>,
     proofs: Proofs,
@@ -109,6 +115,8 @@ pub struct Cluster {
     jobs: Queue<Job>,
     roster: Roster,
     counters: Arc<ClusterCounters>,
+    /// It is known who has a lease.
+    renewed: AtomicBool,
     /// The directory did not answer when it was last asked.
     away: AtomicBool,
     /// Somebody was told that nothing is known of the directory, once per outage.
@@ -133,11 +141,12 @@ impl Cluster {
     /// Nothing runs before `start`.
     #[must_use]
     pub fn new(ports: ClusterPorts) -> Arc<Self> {
-        let ClusterPorts { directory, secret, lease, clock, tracer } = ports;
+        let ClusterPorts { directory, secret, lease, sleepers, clock, tracer } = ports;
         let me = directory.gateway();
         let counters = Arc::<ClusterCounters>::default();
         Arc::new(Self {
             proofs: Proofs::new(secret, me),
+            sleepers,
             clock,
             tracer,
             lease: Lease::new(lease),
@@ -147,6 +156,7 @@ impl Cluster {
             jobs: Queue::new(MAX_JOBS, MAX_JOB_BYTES),
             roster: Roster::default(),
             counters,
+            renewed: AtomicBool::new(false),
             away: AtomicBool::new(false),
             told: AtomicBool::new(false),
             unentered: AtomicBool::new(false),
@@ -205,9 +215,9 @@ impl Cluster {
         self.lease.era()
     }
 
-    /// A message that was accepted just now, for devices at other gateways.
-    pub(crate) fn route(&self, message: &Arc<Resolved>, accepted_us: u64) {
-        self.job(Job::Message(Arc::clone(message), accepted_us));
+    /// A message that was accepted just now, for devices at other gateways, with those that are not here.
+    pub(crate) fn route(&self, message: &Arc<Resolved>, accepted_us: u64, absent: Absent) {
+        self.job(Job::Message(Arc::clone(message), accepted_us, absent));
     }
 
     /// A message that had been accepted before.
@@ -339,6 +349,7 @@ impl Cluster {
             }
         };
         let changes = self.links.renewed(&renewal.gateways);
+        self.renewed.store(true, Ordering::Release);
         changes.gone.iter().for_each(|gateway| self.places.lock().forget_gateway(*gateway));
         if !changes.gone.is_empty() {
             let telling = Arc::clone(self).tell_who_is_gone(Arc::clone(sessions), changes.gone);

@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use kith_chat_core::{
@@ -16,13 +16,14 @@ use kith_chat_core::{
     sessions::{AT_ONCE, DirectoryError, GatewayId, Place, Stale},
 };
 use kith_proto::{
-    id::{AccountId, DeviceId},
+    id::{AccountId, DeviceId, DeviceRef},
     peer::v1::Item,
     v1::server_frame::Kind,
 };
 use tokio::sync::mpsc;
 
 use super::{Cluster, places::Elsewhere, wire};
+use crate::sessions::Absent;
 
 /// Jobs that may wait for the directory, and the bytes of their messages.
 const MAX_PARKED: usize = 65_536;
@@ -33,8 +34,8 @@ const JOB_OVERHEAD: usize = 128;
 /// Something for devices that may be connected to other gateways.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// A message that was accepted just now; with the time at which this was learnt, in Unix microseconds.
-    Message(Arc<Resolved>, u64),
+    /// A message that was accepted just now; with the time at which this was learnt, in Unix microseconds, and the devices that it is for and that are not here.
+    Message(Arc<Resolved>, u64, Absent),
     /// A message that had been accepted before: its receivers are to look into the log.
     Again(Arc<Resolved>),
     /// A push for an account, or for one device of it.
@@ -45,7 +46,7 @@ impl Job {
     /// Whose places have to be known.
     fn accounts(&self) -> impl Iterator<Item = AccountId> + use<> {
         let (one, other) = match self {
-            Self::Message(message, _) | Self::Again(message) => (message.append.recipient, Some(message.append.sender.account)),
+            Self::Message(message, ..) | Self::Again(message) => (message.append.recipient, Some(message.append.sender.account)),
             Self::Tell(account, ..) => (*account, None),
         };
         std::iter::once(one).chain(other)
@@ -55,7 +56,7 @@ impl Job {
     pub(super) fn bytes(&self) -> usize {
         JOB_OVERHEAD
             + match self {
-                Self::Message(message, _) | Self::Again(message) => message.append.body.len(),
+                Self::Message(message, ..) | Self::Again(message) => message.append.body.len(),
                 Self::Tell(..) => 0,
             }
     }
@@ -210,9 +211,10 @@ impl Cluster {
 
     /// Makes the items of a job.
     fn put<'a>(&self, job: &Job, places: impl Fn(&AccountId) -> &'a [Place], batch: &mut Batch) {
+        self.tell_of_sleepers(job, &places);
         for gateway in gateways(job, &places) {
             let item = match job {
-                Job::Message(message, accepted_us) => {
+                Job::Message(message, accepted_us, _) => {
                     let is_there = |account: &AccountId, device: &[u8]| {
                         places(account).iter().any(|place| place.gateway == gateway && place.device.0[..] == *device)
                     };
@@ -232,6 +234,19 @@ impl Cluster {
         }
     }
 
+    /// Those that are neither here nor at another gateway that lives. Until it is known which ones do, nobody is taken for asleep.
+    fn tell_of_sleepers<'a>(&self, job: &Job, places: &impl Fn(&AccountId) -> &'a [Place]) {
+        let (Job::Message(message, _, absent), Some(sleepers)) = (job, &self.sleepers) else { return };
+        if absent.is_nobody() || !self.renewed.load(Ordering::Acquire) {
+            return;
+        }
+        let is_elsewhere = |device: &DeviceRef| {
+            let mut places = places(&device.account).iter();
+            places.any(|place| place.device == device.device && self.links.has(place.gateway))
+        };
+        sleepers.tell(message, absent.devices(&message.append).filter(|device| !is_elsewhere(device)));
+    }
+
     fn send(&self, batch: Batch) {
         for (gateway, items) in batch {
             match self.links.get(gateway) {
@@ -248,7 +263,7 @@ impl Cluster {
     /// Nobody knows for whom it was. The log has it.
     pub(super) fn drop_job(&self) {
         self.counters.unrouted.one();
-        self.missed.store(true, std::sync::atomic::Ordering::Release);
+        self.missed.store(true, Ordering::Release);
     }
 }
 

@@ -386,11 +386,14 @@ pub struct KafkaSection {
     pub brokers: String,
     /// What the names of topics and groups begin with.
     pub topic_prefix: String,
+    /// A message that a device has not acknowledged by then, when it is connected nowhere, is told of once more: longer than twice `sessions.keep_alive_ms`, by which a
+    /// connection that is dead is noticed.
+    pub sleeping_after_ms: u64,
 }
 
 impl Default for KafkaSection {
     fn default() -> Self {
-        Self { brokers: String::new(), topic_prefix: "kith".to_owned() }
+        Self { brokers: String::new(), topic_prefix: "kith".to_owned(), sleeping_after_ms: 75_000 }
     }
 }
 
@@ -495,6 +498,7 @@ impl Config {
                 return Err(ConfigError::Invalid { key: "storage.synchronous", why });
             }
         }
+        within("kafka.sleeping_after_ms", self.kafka.sleeping_after_ms, 1_000, 3_600_000)?;
         within("telemetry.sample_one_in", self.telemetry.sample_one_in, 1, 1_000_000_000)?;
         let endpoint = &self.telemetry.otlp_endpoint;
         if !endpoint.is_empty() && !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {

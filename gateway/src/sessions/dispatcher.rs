@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use kith_chat_core::log::{Outcome, Resolved};
-use kith_proto::id::AccountId;
+use kith_proto::{id::AccountId, v1::Slice};
 use tokio::sync::mpsc;
 
-use super::{Delivered, InboxLimit, Session, Sessions, counters::us};
+use super::{Absent, Delivered, InboxLimit, Session, Sessions, counters::us};
 use crate::{
     cluster,
     connection::{LiveMessage, Signal},
@@ -88,20 +88,26 @@ impl Sessions {
         if self.shared.settings.drop_live_deliveries {
             return;
         }
-        if duplicate {
+        let absent = if duplicate {
             self.point_to_log(message);
+            Absent::default()
         } else {
-            self.fan_out(message, Accepted::Here, awake);
-        }
+            self.fan_out(message, Accepted::Here, awake)
+        };
         if let Some(tracer) = &self.tracer {
             tracer.accepted(&message.append.course);
         }
-        if let Some(cluster) = &self.cluster {
-            if duplicate {
-                cluster.route_again(message);
-            } else {
-                cluster.route(message, accepted_us);
-            }
+        match &self.cluster {
+            Some(cluster) if duplicate => cluster.route_again(message),
+            Some(cluster) => cluster.route(message, accepted_us, absent),
+            None => self.tell_of_sleepers(message, absent),
+        }
+    }
+
+    /// Nobody is connected anywhere else.
+    fn tell_of_sleepers(&self, message: &Resolved, absent: Absent) {
+        if let Some(sleepers) = self.sleepers.as_ref().filter(|_| !absent.is_nobody()) {
+            sleepers.tell(message, absent.devices(&message.append));
         }
     }
 
@@ -132,15 +138,22 @@ impl Sessions {
         }
     }
 
-    /// To all live devices of both accounts that are here, but not to the one that sent it.
-    fn fan_out(&self, message: &Arc<Resolved>, accepted: Accepted, awake: &mut Awake) {
-        for account in accounts(message) {
+    /// To all live devices of both accounts that are here, but not to the one that sent it. Tells which of those that it is for are not; a checkpoint wakes
+    /// nobody.
+    fn fan_out(&self, message: &Arc<Resolved>, accepted: Accepted, awake: &mut Awake) -> Absent {
+        let (append, mut absent) = (&message.append, Absent::default());
+        for (account, slices, before) in [(append.recipient, &append.slices, 0), (append.sender.account, &append.own_slices, append.slices.len())] {
             self.directory.of(&account, |sessions| {
-                for session in sessions.iter().filter(|s| s.device() != message.append.sender) {
+                for session in sessions.iter().filter(|s| s.device() != append.sender) {
                     self.deliver_to(session, message, accepted, awake);
+                }
+                if accepted == Accepted::Here && !append.checkpoint {
+                    let is_here = |slice: &Slice| sessions.iter().any(|s| s.device().device.0[..] == slice.device[..]);
+                    slices.iter().enumerate().filter(|(_, slice)| !is_here(slice)).for_each(|(at, _)| absent.note(before + at));
                 }
             });
         }
+        absent
     }
 
     fn deliver_to(&self, session: &Arc<Session>, message: &Arc<Resolved>, accepted: Accepted, awake: &mut Awake) {

@@ -15,6 +15,7 @@ mod peers;
 mod presence;
 mod session;
 mod settings;
+mod sleepers;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,13 +42,19 @@ use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::{counters::us, dispatcher::Awake, execute::execute};
+pub(crate) use self::{
+    counters::us,
+    dispatcher::Awake,
+    execute::execute,
+    sleepers::{Absent, publish as publish_sleepers},
+};
 pub use self::{
     counters::{Counter, Counters, Gauge, LATENCY_BOUNDS_US, Latency, Stages},
     lobby::Permit,
     presence::PresenceStore,
     session::{Delivered, Event, InboxLimit, Session, Taken},
     settings::SessionSettings,
+    sleepers::Sleepers,
 };
 use self::{courier::Courier, directory::Directory, lobby::Lobby, presence::Presence};
 use crate::{
@@ -76,6 +83,8 @@ pub struct Ports {
     pub admit_send: AdmitSend,
     /// The other gateways, if this one is not alone.
     pub cluster: Option<Arc<Cluster>>,
+    /// Hears, if anybody does, which devices there is a message for that are not connected; with other gateways these are asked first.
+    pub sleepers: Option<Sleepers>,
     /// Follows some messages all the way, if there is anybody to tell.
     pub tracer: Option<Arc<Tracer>>,
 }
@@ -101,6 +110,7 @@ pub struct Sessions {
     presence: Presence,
     admit_send: AdmitSend,
     cluster: Option<Arc<Cluster>>,
+    sleepers: Option<Sleepers>,
     tracer: Option<Arc<Tracer>>,
     draining: CancellationToken,
     drained: tokio::sync::Notify,
@@ -118,7 +128,7 @@ impl Sessions {
     /// Starts the tasks that all connections share; they end with `shutdown`. `tracker` owns them and every connection.
     #[must_use]
     pub fn start(settings: SessionSettings, ports: Ports, shutdown: &CancellationToken, tracker: &TaskTracker) -> Arc<Self> {
-        let Ports { log, resolved, presence, tokens, clock, admit_send, cluster, tracer } = ports;
+        let Ports { log, resolved, presence, tokens, clock, admit_send, cluster, sleepers, tracer } = ports;
         let sessions = Arc::new(Self {
             shared: Arc::new(Shared { settings, tokens }),
             log,
@@ -133,6 +143,7 @@ impl Sessions {
             presence: Presence::new(presence),
             admit_send,
             cluster,
+            sleepers,
             tracer,
             draining: CancellationToken::new(),
             drained: tokio::sync::Notify::new(),

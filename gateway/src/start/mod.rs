@@ -1,6 +1,7 @@
 //! From a configuration to a running server, and back to nothing in order.
 
 mod foundation;
+mod lookout;
 mod running;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@ use kith_chat_core::{
     accounts::Accounts,
     bus::{Bus, Relay},
     domain::Clock,
-    sessions::{GatewayId, buckets::Buckets},
+    log::Terms,
+    sessions::{Connections, Everywhere, GatewayId, SessionDirectory, buckets::Buckets},
 };
 use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 use tokio::{
@@ -19,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     RunError,
     foundation::{self, Foundation, Joined, Names},
+    lookout::Lookout,
 };
 use crate::{
     challenge::Challenges,
@@ -29,7 +31,7 @@ use crate::{
     metrics::Metrics,
     rest,
     server::Server,
-    sessions::{Ports, SessionSettings, Sessions},
+    sessions::{self, Ports, SessionSettings, Sessions, Sleepers},
     state::AppState,
     storage::{ResolvedAppends, Storage},
     telemetry::{Exporter, Tracer},
@@ -51,8 +53,8 @@ pub(super) struct Running {
     drain_within: Duration,
     pub(super) storage: Storage,
     bus: Arc<dyn Bus>,
-    /// With the role.
-    relay: Option<Relay>,
+    /// With the role: one for the outbox, one for what sleeping devices have not fetched.
+    relays: Vec<Relay>,
     /// With the role: what serves clients.
     pub(super) gateway: Option<Arc<AppState>>,
     /// What is served without it.
@@ -75,7 +77,7 @@ impl Running {
             health: Arc::clone(&health),
             drain_within,
             bus,
-            relay: None,
+            relays: Vec::new(),
             gateway: None,
             beside,
             tasks: tasks.clone(),
@@ -83,12 +85,18 @@ impl Running {
             storage,
         };
         let accounts = running.storage.accounts();
+        let terms = Terms { after: config::ms(config.kafka.sleeping_after_ms), retention: config::ms(config.retention.ms()) };
+        let everywhere = everywhere(&config, joined.as_ref(), GatewayId(run));
         if role.is_gateway() {
+            let (sleepers, told) = Sleepers::new();
+            let (publishing, end) = (sessions::publish_sleepers(told, Arc::clone(&running.bus)), background.clone());
+            tasks.spawn(async move { end.run_until_cancelled(publishing).await });
             let parts = Parts {
                 storage: &running.storage,
                 accounts: Arc::clone(&accounts),
                 resolved,
                 joined,
+                sleepers,
                 clock: clock.clone(),
                 health: Arc::clone(&health),
             };
@@ -99,7 +107,8 @@ impl Running {
             }
         }
         if role.is_relay() {
-            running.relay = Some(Relay::start(running.storage.outbox(), Arc::clone(&running.bus)));
+            running.relays.push(Relay::start(running.storage.outbox(), Arc::clone(&running.bus)));
+            running.tell_of_sleepers(everywhere, clock.clone(), terms);
             let (accounts, clock) = (Arc::clone(&accounts), clock);
             running.every(PURGE_EVERY, move || purge(Arc::clone(&accounts), clock.now_ms()));
         }
@@ -129,6 +138,20 @@ impl Running {
         fault.map_or(Ok(()), Err)
     }
 
+    /// Who is connected is known from the directory of all gateways, or here if there is no other.
+    fn tell_of_sleepers(&mut self, everywhere: Option<Arc<dyn Connections>>, clock: Clock, terms: Terms) {
+        let here = || self.gateway.as_ref().map(|state| Arc::clone(&state.sessions) as Arc<dyn Connections>);
+        match everywhere.or_else(here) {
+            Some(connections) => {
+                let overdue = self.storage.overdue(clock, terms);
+                self.relays.push(Relay::for_sleeping(overdue, connections, Arc::clone(&self.bus)));
+            }
+            None => {
+                tracing::warn!("without redis.url nobody here knows who is connected: messages for sleeping devices are not looked for in the log");
+            }
+        }
+    }
+
     /// Runs a task again and again until the end.
     fn every<F: Future<Output = ()> + Send>(&self, pause: Duration, task: impl Fn() -> F + Send + Sync + 'static) {
         let end = self.background.clone();
@@ -152,7 +175,7 @@ impl Running {
         if timeout(END_WITHIN, self.tasks.wait()).await.is_err() {
             tracing::error!("background tasks did not end in time");
         }
-        if let Some(relay) = self.relay {
+        for relay in self.relays {
             relay.stop().await;
         }
         self.bus.close().await;
@@ -178,6 +201,7 @@ struct Parts<'a> {
     accounts: Arc<dyn Accounts>,
     resolved: ResolvedAppends,
     joined: Option<Joined>,
+    sleepers: Sleepers,
     clock: Clock,
     health: Arc<Health>,
 }
@@ -194,11 +218,11 @@ impl Parts<'_> {
         background: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Arc<AppState> {
-        let Self { storage, accounts, resolved, joined, clock, health } = self;
+        let Self { storage, accounts, resolved, joined, sleepers, clock, health } = self;
         let (tokens, log) = (TokenKey::new(token_secret), storage.log());
         let shared = joined.as_ref().map(|joined| Arc::clone(&joined.directory) as Arc<dyn Buckets>);
         let limits = Arc::new(Limits::new(&config.limits, &clock, shared));
-        let entered = joined.map(|joined| Entered::new(joined, &config, &clock, tracer.as_ref()));
+        let entered = joined.map(|joined| Entered::new(joined, &config, &clock, &sleepers, tracer.as_ref()));
         let cluster = entered.as_ref().map(|entered| Arc::clone(&entered.cluster));
         let admitting = Arc::clone(&limits);
         let ports = Ports {
@@ -209,6 +233,7 @@ impl Parts<'_> {
             clock: clock.clone(),
             admit_send: Box::new(move |device| admitting.send(device)),
             cluster: cluster.clone(),
+            sleepers: Some(sleepers),
             tracer: tracer.clone(),
         };
         let sessions = Sessions::start(session_settings(&config), ports, background, tasks);
@@ -243,10 +268,10 @@ struct Entered {
 }
 
 impl Entered {
-    fn new(joined: Joined, config: &Config, clock: &Clock, tracer: Option<&Arc<Tracer>>) -> Self {
+    fn new(joined: Joined, config: &Config, clock: &Clock, sleepers: &Sleepers, tracer: Option<&Arc<Tracer>>) -> Self {
         let Joined { directory, listener, secret, name } = joined;
         let lease = config::ms(config.cluster.lease_ms);
-        let ports = ClusterPorts { directory, secret, lease, clock: clock.clone(), tracer: tracer.cloned() };
+        let ports = ClusterPorts { directory, secret, lease, sleepers: Some(sleepers.clone()), clock: clock.clone(), tracer: tracer.cloned() };
         Self { cluster: Cluster::new(ports), listener, name }
     }
 
@@ -255,6 +280,15 @@ impl Entered {
         let availability = move |there: bool| if there { health.present(&name) } else { health.absent(&name) };
         tracing::info!(gateway = %self.cluster.me(), "one of several");
         self.cluster.start(sessions, self.listener, Box::new(availability), background, tasks);
+    }
+}
+
+/// As all gateways know it; nothing for a server that is alone.
+fn everywhere(config: &Config, joined: Option<&Joined>, me: GatewayId) -> Option<Arc<dyn Connections>> {
+    match joined {
+        Some(joined) => Some(Arc::new(Everywhere::new(Arc::clone(&joined.directory) as Arc<dyn SessionDirectory>))),
+        None if config.redis.url.is_set() => Some(Arc::new(Lookout::new(config, me))),
+        None => None,
     }
 }
 

@@ -214,6 +214,7 @@ impl Bed {
             clock: Clock::Manual(Arc::clone(&clock)),
             admit_send: Box::new(|_| Admission::Admitted),
             cluster: None,
+            sleepers: None,
             tracer: None,
         };
         let shutdown = CancellationToken::new();

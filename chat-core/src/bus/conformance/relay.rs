@@ -21,9 +21,11 @@ use crate::{
 
 /// A bus that only notes what is published on it, and may be away.
 #[derive(Default)]
-struct Wall {
-    published: Mutex<Vec<(u8, u64)>>,
-    away: AtomicBool,
+pub(super) struct Wall {
+    pub(super) published: Mutex<Vec<(u8, u64)>>,
+    pub(super) away: AtomicBool,
+    /// Nobody would read it.
+    pub(super) deaf: AtomicBool,
     /// Ends every session that holds an advisory lock in this database, once, after having taken what was published.
     kills: Mutex<Option<String>>,
 }
@@ -49,6 +51,10 @@ impl Bus for Wall {
             assert_eq!(sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut connection).await.unwrap(), 1);
         }
         Ok(())
+    }
+
+    fn is_heard(&self, _: Topic) -> bool {
+        !self.deaf.load(Ordering::Acquire)
     }
 
     async fn subscribe(&self, _: Subscription, _: Arc<dyn Handler>) -> Result<Member, BusError> {

@@ -7,13 +7,13 @@ use kith_chat_core::{
     sessions::{GatewayId, memory::Hub},
 };
 use kith_harness::Proxy;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::{
     cluster::{Cluster, ClusterPorts},
     sessions::{
-        PresenceStore, SessionSettings,
-        tests::{FakeLog, FakePresence, Rig, until},
+        PresenceStore, SessionSettings, Sleepers,
+        tests::{FakeLog, FakePresence, Rig, Told, until},
     },
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Member {
     pub(super) bound: SocketAddr,
     /// What stands between it and others.
     pub(super) proxy: Proxy,
+    /// What it says of sleepers.
+    pub(super) told: mpsc::Receiver<Told>,
 }
 
 /// So long that nothing in a test can be the keep-alive's doing.
@@ -59,12 +61,13 @@ impl Fleet {
         let bound = listener.local_addr().unwrap();
         let proxy = Proxy::start(bound).await.unwrap();
         let directory = Arc::new(self.hub.join(GatewayId(id), proxy.address().to_string()));
-        let ports = ClusterPorts { directory, secret, lease: LEASE, clock: Clock::System, tracer: None };
+        let (sleepers, told) = Sleepers::new();
+        let ports = ClusterPorts { directory, secret, lease: LEASE, sleepers: Some(sleepers), clock: Clock::System, tracer: None };
         let cluster = Cluster::new(ports);
         let (log, resolved) = self.log.beside();
         let rig = Rig::start_among(settings(), Arc::new(log), resolved, Arc::clone(&self.presence), Some(Arc::clone(&cluster)));
         cluster.start(&rig.sessions, listener, Box::new(|_| ()), &rig.shutdown, &rig.tracker);
-        Member { rig, cluster, bound, proxy }
+        Member { rig, cluster, bound, proxy, told }
     }
 
     /// Two that are linked.

@@ -3,14 +3,17 @@
 mod fleet;
 mod links;
 
-use kith_chat_core::sessions::{GatewayId, SessionDirectory as _};
+use kith_chat_core::{
+    bus::What,
+    sessions::{GatewayId, SessionDirectory as _},
+};
 use kith_proto::{
     v1,
     v1::{ErrorCode, client_frame, server_frame::Kind},
 };
 
 use self::fleet::{Fleet, Member};
-use crate::sessions::tests::{Client, DEADLINE, accepted, device, direct, text_to, until};
+use crate::sessions::tests::{Client, DEADLINE, accepted, device, direct, sleepers, text_to, until};
 
 /// Until this one comes. Others may come before or again: whoever has just connected looks into the log once more.
 async fn delivery(client: &mut Client, seq: u64) {
@@ -66,6 +69,46 @@ async fn a_message_reaches_a_device_at_another_gateway_and_its_tick_comes_back()
     drop((a, b));
     one.rig.stop().await;
     two.rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_is_told_of_if_it_is_at_no_gateway_and_that_is_known() {
+    let fleet = Fleet::new();
+    let (mut one, two) = fleet.pair().await;
+    let (alice, bob, carol) = (device(1, 11), device(2, 22), device(3, 33));
+    let (mut a, mut b) = (one.rig.level(alice, 1).await, two.rig.level(bob, 1).await);
+    let id = a.send(text_to(alice, bob, 1));
+    accepted(&mut a, id).await;
+    delivery(&mut b, 1).await;
+    let id = a.send(text_to(alice, carol, 2));
+    accepted(&mut a, id).await;
+    let told = one.told.recv().await.expect("it is told");
+    assert!(matches!(told.what, What::MessageForSleepingDevice { seq: 1, device, .. } if device == carol), "{told:?}");
+    assert_eq!(sleepers(&mut one.told), []);
+
+    drop(b);
+    let mut n = 3;
+    let gone = async {
+        // As soon as the news of it has come.
+        loop {
+            let id = a.send(text_to(alice, bob, n));
+            let seq = accepted(&mut a, id).await.seq;
+            n += 1;
+            if let Ok(told) = tokio::time::timeout(std::time::Duration::from_millis(50), one.told.recv()).await {
+                return (seq, told.expect("it is told").what);
+            }
+        }
+    };
+    let (last, what) = tokio::time::timeout(DEADLINE, gone).await.expect("it stays awake");
+    assert!(matches!(what, What::MessageForSleepingDevice { seq, device, .. } if device == bob && seq <= last), "{what:?}");
+
+    fleet.hub.set_away(true);
+    sleepers(&mut one.told);
+    let unrouted = one.cluster.counters().unrouted.value();
+    let id = a.send(text_to(alice, device(4, 44), n));
+    accepted(&mut a, id).await;
+    until(|| one.cluster.counters().unrouted.value() > unrouted).await;
+    assert_eq!(sleepers(&mut one.told), [], "who is not known to be asleep is not told of");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -123,6 +123,7 @@ impl Rig {
             clock: clock.clone(),
             admit_send: Box::new(move |device| admit.send(device)),
             cluster: None,
+            sleepers: None,
             tracer: None,
         };
         let sessions = Sessions::start(SessionSettings::default(), ports, &end, &tasks);

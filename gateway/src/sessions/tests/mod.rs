@@ -7,8 +7,9 @@ mod rig;
 
 use std::{sync::Arc, time::Duration};
 
-use kith_chat_core::log::Refusal;
+use kith_chat_core::{bus::What, log::Refusal};
 use kith_proto::{
+    id::DeviceRef,
     v1,
     v1::{ErrorCode, client_frame, server_frame::Kind},
 };
@@ -20,6 +21,7 @@ pub(crate) use self::{
     rig::{Client, FakePresence, Rig, device, direct, text_to},
 };
 use super::SessionSettings;
+pub(crate) use super::sleepers::Told;
 use crate::{
     connection::Outgoing,
     socket::{Inbound, SocketError},
@@ -50,6 +52,42 @@ fn error_of(frame: v1::ServerFrame) -> (u64, ErrorCode) {
         Some(Kind::Error(error)) => (frame.id, error.code()),
         other => panic!("{other:?}"),
     }
+}
+
+/// Seq and device of what was told of sleepers, in order.
+pub(crate) fn sleepers(told: &mut tokio::sync::mpsc::Receiver<Told>) -> Vec<(u64, DeviceRef)> {
+    let mut all = Vec::new();
+    while let Ok(told) = told.try_recv() {
+        let What::MessageForSleepingDevice { seq, device, .. } = told.what else { panic!("{told:?}") };
+        all.push((seq, device));
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_that_are_not_connected_are_told_of_and_others_are_not() {
+    let (mut rig, _log) = rig(SessionSettings::default());
+    let (alice, bob, phone, tablet) = (device(1, 11), device(2, 22), device(2, 23), device(1, 12));
+    let mut a = rig.level(alice, 1).await;
+    let mut b = rig.level(bob, 1).await;
+    let slice = |device: DeviceRef| v1::Slice { device: device.device.to_bytes(), data: "slice".into() };
+    let to_all = |n| {
+        let mut send = text_to(alice, bob, n);
+        send.slices.push(slice(phone));
+        send.own_slices.push(slice(tablet));
+        send
+    };
+    for send in [to_all(1), to_all(1), v1::Send { checkpoint: true, ..to_all(2) }] {
+        let id = a.send(send);
+        accepted(&mut a, id).await;
+    }
+    assert_eq!(b.deliveries(1).await, [1]);
+    drop(b);
+    until(|| !rig.sessions.online(bob.account)).await;
+    let id = a.send(to_all(3));
+    accepted(&mut a, id).await;
+    // Neither of the retry nor of the checkpoint.
+    assert_eq!(sleepers(&mut rig.told), [(1, phone), (1, tablet), (3, bob), (3, phone), (3, tablet)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,7 +307,7 @@ async fn receipts_and_typing_flow_only_after_both_have_sent() {
     accepted(&mut a, id).await;
     b.deliveries(1).await;
     b.ack(conversation, 1);
-    let typing = |peer: kith_proto::id::DeviceRef| v1::Typing { conversation: conversation.to_bytes(), peer: peer.account.to_bytes(), active: true };
+    let typing = |peer: DeviceRef| v1::Typing { conversation: conversation.to_bytes(), peer: peer.account.to_bytes(), active: true };
     b.notice(client_frame::Kind::Typing(typing(alice)));
     assert!(a.is_quiet(SECOND).await, "neither a receipt nor typing");
     let id = b.send(text_to(bob, alice, 1));

@@ -23,7 +23,10 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    super::{Ports, PresenceStore, SessionSettings, Sessions},
+    super::{
+        Ports, PresenceStore, SessionSettings, Sessions,
+        sleepers::{Sleepers, Told},
+    },
     channel::{self, DEADLINE},
 };
 use crate::{
@@ -91,6 +94,8 @@ pub(crate) struct Rig {
     tokens: TokenKey,
     pub(crate) shutdown: CancellationToken,
     pub(crate) tracker: TaskTracker,
+    /// What a server that is alone says of sleepers.
+    pub(crate) told: mpsc::Receiver<Told>,
 }
 
 impl Rig {
@@ -108,6 +113,7 @@ impl Rig {
     ) -> Self {
         let clock = Arc::new(AtomicU64::new(UNIX_MS));
         let tokens = TokenKey::new([7; 32]);
+        let (sleepers, told) = Sleepers::new();
         let ports = Ports {
             log,
             resolved,
@@ -116,11 +122,12 @@ impl Rig {
             clock: Clock::Manual(Arc::clone(&clock)),
             admit_send: Box::new(|_| Admission::Admitted),
             cluster,
+            sleepers: Some(sleepers),
             tracer: None,
         };
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
         let sessions = Sessions::start(settings, ports, &shutdown, &tracker);
-        Self { sessions, clock, tokens, shutdown, tracker }
+        Self { sessions, clock, tokens, shutdown, tracker, told }
     }
 
     pub(crate) fn token(&self, device: DeviceRef) -> String {
