@@ -19,6 +19,7 @@ pub mod rest;
 pub mod sdk;
 pub mod server;
 pub mod shim;
+pub mod sleepers;
 pub mod socket;
 pub mod wait;
 

@@ -8,6 +8,7 @@ mod limits;
 mod live;
 mod outages;
 mod restarts;
+mod sleeping;
 mod traces;
 mod unknown;
 mod ways;

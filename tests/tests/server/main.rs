@@ -11,4 +11,5 @@ mod prekeys;
 mod replaced_connection;
 mod revoked_device;
 mod silent_checkpoints;
+mod sleeping_devices;
 mod tokens;
