@@ -1,6 +1,7 @@
 //! Starts the real services that tests and demonstrations need, on free ports in temporary folders, and ends them.
 //!
 //! - [`Postgres`]: one server per test process for everybody ([`Postgres::shared`]), or one of your own to treat badly ([`Postgres::start`]).
+//!   [`Standby`]: follows one of them, and lags as far behind as a test wants.
 //! - [`Redis`] (alone, [as a cluster](RedisCluster), [with Sentinels](RedisSentinel)) and [`Kafka`]: servers of your own, or one broker for all tests of the
 //!   process ([`Kafka::shared`]).
 //! - [`Service`]: what these have in common, and what runs any other [`Program`] in the same manner.
@@ -48,7 +49,7 @@ mod user;
 
 pub use kafka::Kafka;
 pub use port::Port;
-pub use postgres::{Database, Options as PostgresOptions, Postgres};
+pub use postgres::{Database, Options as PostgresOptions, Postgres, Standby};
 pub use proxy::{Direction, Proxy};
 pub use redis::{Redis, RedisCluster, RedisSentinel};
 pub use service::{Program, Service};

@@ -1,6 +1,7 @@
 //! PostgreSQL from the system's packages.
 
 mod server;
+mod standby;
 
 use std::{
     net::SocketAddr,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use self::server::{ADMIN, ROLE, Server};
+pub use self::standby::Standby;
 use crate::service::Service;
 
 /// Settings for measuring: what a server of a machine like this one is usually given. Durability is as PostgreSQL ships it.
@@ -122,6 +124,28 @@ impl Postgres {
         self.server.address()
     }
 
+    /// Copies the server as it is, and starts the copy as a standby that follows it. Takes some seconds; a checkpoint is made for it.
+    ///
+    /// # Errors
+    /// If this server does not run, or the standby does not start.
+    pub async fn standby(&self) -> anyhow::Result<Standby> {
+        let primary = Arc::clone(&self.server);
+        tokio::task::spawn_blocking(move || Standby::start_blocking(primary)).await?
+    }
+
+    /// A standby of the [shared server](Self::shared) that all tests of this process share. Its replay must not be paused.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn shared_standby() -> &'static Standby {
+        static SHARED: OnceLock<Result<Standby, String>> = OnceLock::new();
+        let start = || Standby::start_blocking(Arc::clone(&Self::shared().server)).map_err(|error| format!("{error:#}"));
+        match SHARED.get_or_init(start) {
+            Ok(standby) => standby,
+            Err(error) => panic!("no standby of PostgreSQL: {error}"),
+        }
+    }
+
     /// Runs one statement as superuser in the database `postgres`, and returns what it shows: rows as lines, columns with `|` between them.
     ///
     /// # Errors
@@ -180,7 +204,7 @@ impl Database {
         self.url_through(self.address)
     }
 
-    /// The same database reached at another address, such as that of a proxy.
+    /// The same database reached at another address, such as that of a proxy or of a [`Standby`].
     #[must_use]
     pub fn url_through(&self, address: SocketAddr) -> String {
         self.url_as(ROLE, address)

@@ -204,3 +204,30 @@ async fn a_full_disk_is_full_and_can_be_freed() -> anyhow::Result<()> {
     ensure!(psql(&database.url(), "select n from t")? == "7");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_standby_follows_and_lags_as_far_as_it_is_told_to() -> anyhow::Result<()> {
+    let server = Postgres::start().await?;
+    let standby = server.standby().await?;
+    let database = server.database().await;
+    let (here, there) = (database.url(), database.url_through(standby.address()));
+    psql(&here, "create table t (n int); insert into t values (7)")?;
+    standby.caught_up().await?;
+    ensure!(psql(&there, "select n from t")? == "7");
+    ensure!(psql(&there, "insert into t values (8)").is_err(), "a standby takes writes");
+
+    standby.pause_replay().await?;
+    psql(&here, "insert into t values (8)")?;
+    ensure!(psql(&there, "select count(*) from t")? == "1");
+    standby.kill().await?;
+    standby.restart().await?;
+    standby.resume_replay().await?;
+    standby.caught_up().await?;
+    ensure!(psql(&there, "select count(*) from t")? == "2");
+
+    let folder = standby.folder().to_owned();
+    drop(standby);
+    ensure!(!folder.exists(), "it leaves something");
+    ensure!(psql(&here, "insert into t values (9)").is_ok(), "the primary needs it");
+    Ok(())
+}

@@ -39,6 +39,7 @@ const MISSING: &str = "PostgreSQL is not installed: neither /usr/lib/postgresql/
 const PROGRAMS: [&str; 3] = ["initdb", "postgres", "psql"];
 const PACKAGED: &str = "/usr/lib/postgresql";
 const INITDB_WITHIN: Duration = Duration::from_secs(120);
+const COPIED_WITHIN: Duration = Duration::from_secs(120);
 const STATEMENT_WITHIN: Duration = Duration::from_secs(60);
 /// The superuser, who may come in by the socket in the folder without a password, and otherwise has the same one as everybody.
 pub(super) const ADMIN: &str = "postgres";
@@ -54,6 +55,8 @@ pub(crate) struct Server {
     port: Port,
     password: String,
     options: Options,
+    /// The server that it is a standby of.
+    follows: Option<Arc<Server>>,
     /// Known once there is one.
     folder: OnceLock<PathBuf>,
 }
@@ -69,10 +72,30 @@ pub(super) fn start(options: &Options) -> anyhow::Result<(Service, Arc<Server>)>
         port: Port::reserve()?,
         password: random_text()?,
         options: options.clone(),
+        follows: None,
         folder: OnceLock::new(),
     });
     let service = Service::start_blocking(Arc::<Server>::clone(&server))?;
     server.sql(&format!("create role {ROLE} login password '{}'", server.password))?;
+    Ok((service, server))
+}
+
+/// Makes a standby that follows `primary`, and starts it.
+///
+/// # Errors
+/// If the primary does not let itself be copied, or the standby does not start.
+pub(super) fn start_standby(primary: &Arc<Server>) -> anyhow::Result<(Service, Arc<Server>)> {
+    let server = Arc::new(Server {
+        programs: primary.programs.clone(),
+        user: primary.user.clone(),
+        port: Port::reserve()?,
+        password: primary.password.clone(),
+        // A standby takes at least as many connections as its primary. A disk is not copied with the rest.
+        options: Options { disk: None, ..primary.options.clone() },
+        follows: Some(Arc::clone(primary)),
+        folder: OnceLock::new(),
+    });
+    let service = Service::start_blocking(Arc::<Server>::clone(&server))?;
     Ok((service, server))
 }
 
@@ -112,6 +135,20 @@ impl Server {
         process::run(&mut initdb, INITDB_WITHIN)?;
         fs::remove_file(password)?;
         fs::write(folder.join("data/postgresql.conf"), self.configuration(folder))?;
+        Ok(())
+    }
+
+    /// Copies the primary while it runs. What it lets in by its socket without a password is who may read its folder, and the standby is the same user.
+    fn copy(&self, primary: &Self, folder: &Path) -> anyhow::Result<()> {
+        let data = folder.join("data");
+        let mut copy = self.program("pg_basebackup");
+        copy.current_dir(folder).arg("--pgdata").arg(&data).args(["--wal-method", "stream", "--checkpoint", "fast", "--no-sync"]);
+        copy.arg("--host").arg(primary.folder()?).args(["--port", &primary.port.number().to_string(), "--username", ADMIN]);
+        process::run(&mut copy, COPIED_WITHIN)?;
+        let link = format!("host={} port={} user={ADMIN}", primary.folder()?.display(), primary.port.number());
+        let following = format!("primary_conninfo = '{link}'\nhot_standby = 'on'\nwal_retrieve_retry_interval = '100ms'\n");
+        fs::write(data.join("postgresql.conf"), self.configuration(folder) + &following)?;
+        fs::write(data.join("standby.signal"), "")?;
         Ok(())
     }
 
@@ -196,7 +233,7 @@ impl Server {
 
 impl Program for Server {
     fn name(&self) -> &str {
-        "PostgreSQL"
+        if self.follows.is_some() { "PostgreSQL's standby" } else { "PostgreSQL" }
     }
 
     /// A "fast" shutdown: sessions are cut off and a checkpoint is written.
@@ -211,7 +248,10 @@ impl Program for Server {
         if let Some(mebibytes) = self.options.disk {
             self.mount(folder, mebibytes)?;
         }
-        self.initialise(folder)?;
+        match &self.follows {
+            Some(primary) => self.copy(primary, folder)?,
+            None => self.initialise(folder)?,
+        }
         // Prepared once.
         let _ = self.folder.set(folder.to_owned());
         Ok(())
