@@ -423,7 +423,7 @@ impl<'a> World<'a> {
                 self.dropped = false;
                 Done::Live { clean }
             }
-            Op::CatchUp { conversation, after, limit } => {
+            Op::CatchUp { conversation, after, limit, .. } => {
                 Done::CatchUp { conversation, result: failure.map_or_else(|| self.page(conversation, after, limit), Err) }
             }
             Op::Acknowledge { request, cursors } => {

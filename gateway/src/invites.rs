@@ -3,7 +3,7 @@
 use kith_chat_core::{
     accounts::{AccountsError, PostgresAccounts, Upkeep as _, add_invites_to_file},
     domain::Clock,
-    postgres::{OpenError, Postgres},
+    postgres::{OpenError, Options, Postgres},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -35,7 +35,7 @@ pub async fn create_invites(config: &Config, count: usize, days: u64) -> Result<
     match config.postgres.options() {
         None => add_invites_to_file(&config.database(), &hashes, expires_ms, now_ms)?,
         Some(options) => {
-            let server = Postgres::open(&options).await?;
+            let server = Postgres::open(&Options { replica: None, ..options }).await?;
             PostgresAccounts::new(server.clone()).add_invites(hashes, expires_ms, now_ms).await?;
             server.close().await;
         }

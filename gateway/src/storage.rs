@@ -13,7 +13,7 @@ use kith_chat_core::{
     postgres::{self, Postgres},
     sqlite::{self, Database, Durability},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::{self, Config, Synchronous};
 
@@ -72,6 +72,14 @@ impl Storage {
         match self {
             Self::Embedded(database) => Arc::clone(database) as _,
             Self::Postgres { log, .. } => Arc::clone(log) as _,
+        }
+    }
+
+    /// Whether the replica answers reads, and each change of that; `None` if there is none.
+    pub(crate) fn replica_serves(&self) -> Option<watch::Receiver<bool>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Postgres { server, .. } => server.replica_serves(),
         }
     }
 

@@ -367,6 +367,13 @@ pub trait MessageLog: Send + Sync + std::fmt::Debug {
     /// Entries after `after` as `device` sees them.
     async fn page(&self, device: DeviceRef, conversation: ConversationId, after: u64, limit: PageLimit) -> Result<Page, LogError>;
 
+    /// As [`Self::page`], to bring a device level with `head`, which the caller has read from [`Self::behind`]: reaches that, or else its own head says that
+    /// there is more. What came after `head` may be missing, so that a copy of the log may answer.
+    async fn catch_up(&self, device: DeviceRef, conversation: ConversationId, after: u64, head: u64, limit: PageLimit) -> Result<Page, LogError> {
+        let _ = head;
+        self.page(device, conversation, after, limit).await
+    }
+
     /// Moves cursors of a device (by maximum). Written behind; visible at once to `behind`, `states` and this method. Cursors of conversations the
     /// device is no member of, or above the head, fail the whole call and change nothing.
     async fn acknowledge(&self, device: DeviceRef, cursors: &[(ConversationId, u64)]) -> Result<Vec<Moved>, LogError>;

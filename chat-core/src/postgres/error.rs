@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::migrate::MigrateError;
 use crate::domain::Address;
 
 /// What to do about an error of a statement.
@@ -63,6 +64,26 @@ pub enum FaultCause {
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,
+    /// It is there, and not to be used as a replica.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+}
+
+/// Why a server is not asked in place of the primary.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// What it holds is nothing of ours.
+    #[error("it holds another database than the primary")]
+    Stranger,
+    /// It is the primary itself, or was made one: what it holds may be another history by now.
+    #[error("it is no standby: it takes writes")]
+    TakesWrites,
+    /// It has not replayed the newest migration yet, or one that this program does not know.
+    #[error("its schema cannot be used")]
+    Schema(#[source] MigrateError),
+    /// It follows from too far behind, or not at all.
+    #[error("it lags too far behind the primary")]
+    Late,
 }
 
 impl From<sqlx::Error> for FaultCause {
@@ -82,7 +103,7 @@ impl Fault {
         match self.cause() {
             FaultCause::Sql(error) => classify(error) == Class::Disconnected,
             FaultCause::TooLate => true,
-            FaultCause::CommitUnknown(_) | FaultCause::Closed => false,
+            FaultCause::CommitUnknown(_) | FaultCause::Closed | FaultCause::Unfit(_) => false,
         }
     }
 
@@ -90,7 +111,7 @@ impl Fault {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self.cause() {
-            FaultCause::Sql(sqlx::Error::Tls(_)) | FaultCause::Closed => false,
+            FaultCause::Sql(sqlx::Error::Tls(_)) | FaultCause::Closed | FaultCause::Unfit(_) => false,
             // Insufficient resources (too many connections), operator intervention (it is starting).
             FaultCause::Sql(sqlx::Error::Database(error)) if error.code().is_some_and(|code| code.starts_with("53") || code.starts_with("57")) => {
                 true

@@ -4,6 +4,8 @@
 //! Invariants: nothing starts on a server whose commits do not outlive it; every wait has a deadline; a connection is used again only after its
 //! transaction has ended; no password is in any error, log or `Debug`.
 //!
+//! A replica may answer those reads whose answer may be old (`replica`); without one nothing of that is there.
+//!
 //! When PostgreSQL is away, work fails within the connection's deadline and succeeds again as soon as it is back: nothing has to be restarted.
 
 mod address;
@@ -11,6 +13,7 @@ mod alone;
 mod error;
 mod migrate;
 mod pool;
+mod replica;
 mod transaction;
 
 use std::{
@@ -22,10 +25,16 @@ use std::{
 use sqlx::{PgConnection, Row as _};
 
 pub(crate) use self::alone::Alone;
-use self::pool::Pool;
+#[cfg(test)]
+pub(crate) use self::replica::Answered;
 pub use self::{
-    error::{Class, Failure, Fault, FaultCause, StoreError, classify, constraint},
+    error::{Class, Failure, Fault, FaultCause, StoreError, Unfit, classify, constraint},
     migrate::{MigrateError, migrate},
+    replica::ReplicaOptions,
+};
+use self::{
+    pool::Pool,
+    replica::{Identity, Replica},
 };
 use crate::domain::Address;
 
@@ -49,6 +58,8 @@ pub struct Options {
     pub lock_within: Duration,
     /// The longest a transaction may take with all its attempts; then its connection is closed.
     pub transaction_within: Duration,
+    /// A standby that may answer some reads.
+    pub replica: Option<ReplicaOptions>,
 }
 
 impl Options {
@@ -63,6 +74,7 @@ impl Options {
             statement_within: Duration::from_secs(10),
             lock_within: Duration::from_secs(5),
             transaction_within: Duration::from_secs(15),
+            replica: None,
         }
     }
 
@@ -88,6 +100,12 @@ pub enum OpenError {
     /// The address is none.
     #[error("the address of PostgreSQL is not valid: {0}")]
     Url(String),
+    /// The address of the replica is none.
+    #[error("the address of the replica of PostgreSQL is not valid: {0}")]
+    ReplicaUrl(String),
+    /// The replica is none of this database.
+    #[error("the replica of PostgreSQL cannot be used")]
+    WrongReplica(#[source] Fault),
     /// No connection, or the first statement failed.
     #[error(transparent)]
     Unavailable(#[from] Fault),
@@ -133,28 +151,37 @@ impl OpenError {
 /// A PostgreSQL server that was found fit.
 #[derive(Debug)]
 pub struct Postgres {
-    pool: Pool,
+    pool: Arc<Pool>,
+    replica: Option<Replica>,
     /// The last transaction found nobody there; only for the log lines.
     away: AtomicBool,
 }
 
 impl Postgres {
-    /// Connects, and checks that the server is recent enough, takes writes, keeps what is committed, and has the schema of this program.
+    /// Connects, and checks that the server is recent enough, takes writes, keeps what is committed, and has the schema of this program. A replica is looked
+    /// at as well, and not waited for.
     ///
     /// # Errors
-    /// Says what is wrong, and at which address; a missing schema is made by [`migrate`].
+    /// Says what is wrong, and at which address; a missing schema is made by [`migrate`]. A replica that is away is no error; one of another database is.
     pub async fn open(options: &Options) -> Result<Arc<Self>, OpenError> {
         let (connect, address) = address::parse(&options.url)?;
-        let pool = Pool::new(connect, address.clone(), options.clone());
+        let pool = Arc::new(Pool::new(connect, address.clone(), options.clone()));
         let mut connection = pool.connect().await?;
         let checks = async {
             check_server(&mut connection, &address).await?;
             let checked = migrate::check(&mut connection).await;
-            checked.map_err(|source| OpenError::Schema { address: address.clone(), source })
+            checked.map_err(|source| OpenError::Schema { address: address.clone(), source })?;
+            match &options.replica {
+                None => Ok(None),
+                Some(replica) => {
+                    let identity = Identity::read(&mut connection).await.map_err(|error| pool.fault(error))?;
+                    Replica::open(replica, &pool, identity).await.map(Some)
+                }
+            }
         };
         let checked = tokio::time::timeout(options.transaction_within, checks).await;
-        checked.unwrap_or_else(|_| Err(pool.fault(FaultCause::TooLate).into()))?;
-        Ok(Arc::new(Self { pool, away: AtomicBool::new(false) }))
+        let replica = checked.unwrap_or_else(|_| Err(pool.fault(FaultCause::TooLate).into()))?;
+        Ok(Arc::new(Self { pool, replica, away: AtomicBool::new(false) }))
     }
 
     /// Where it is.
@@ -180,6 +207,9 @@ impl Postgres {
 
     /// Ends the pool: what is under way finishes, nothing new begins. Dropping does the same, without saying goodbye.
     pub async fn close(&self) {
+        if let Some(replica) = &self.replica {
+            replica.close().await;
+        }
         self.pool.close().await;
     }
 }

@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Address, Options,
     error::{Fault, FaultCause},
+    replica::{Identity, vet},
 };
 
 /// A connection that nobody has used for this long is closed rather than used: a firewall may have forgotten it.
@@ -30,6 +31,8 @@ pub(super) struct Pool {
     connect: PgConnectOptions,
     pub(super) address: Address,
     pub(super) options: Options,
+    /// Only standbys of this database will do.
+    standby_of: Option<Identity>,
     permits: Arc<Semaphore>,
     /// Used last, taken first: the rest grows old and is closed.
     idle: Arc<Mutex<Vec<Idle>>>,
@@ -67,7 +70,12 @@ pub(super) enum TakeError {
 impl Pool {
     pub(super) fn new(connect: PgConnectOptions, address: Address, options: Options) -> Self {
         let permits = Arc::new(Semaphore::new(options.connections.max(1)));
-        Self { connect, address, options, permits, idle: Arc::default() }
+        Self { connect, address, options, standby_of: None, permits, idle: Arc::default() }
+    }
+
+    /// Each connection must lead to a standby of that database.
+    pub(super) fn of_standby(self, primary: Identity) -> Self {
+        Self { standby_of: Some(primary), ..self }
     }
 
     pub(super) async fn take(&self) -> Result<Taken, TakeError> {
@@ -92,11 +100,14 @@ impl Pool {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.connect).await?;
             sqlx::raw_sql(sqlx::AssertSqlSafe(self.session())).execute(&mut connection).await?;
-            Ok::<_, sqlx::Error>(connection)
+            if let Some(primary) = self.standby_of {
+                vet(&mut connection, primary).await?;
+            }
+            Ok::<_, FaultCause>(connection)
         };
         match timeout(self.options.connect_within, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.fault(error)),
+            Ok(Err(cause)) => Err(self.fault(cause)),
             Err(_) => Err(self.fault(FaultCause::TooLate)),
         }
     }

@@ -13,6 +13,7 @@
 //!
 //! [postgres]
 //! url = "postgres://kith:…@db.example/kith?sslmode=require"  # KITH_POSTGRES_URL; without it: the embedded database in `data`
+//! replica_url = "postgres://kith:…@standby.example/kith"     # KITH_POSTGRES_REPLICA_URL; without it: the primary answers everything
 //!
 //! [redis]
 //! url = "redis://:…@redis.example"        # KITH_REDIS_URL; without it: this server is alone on its database

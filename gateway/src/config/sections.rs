@@ -320,6 +320,8 @@ pub enum Synchronous {
 pub struct PostgresSection {
     /// `postgres://user:password@host:port/database?sslmode=verify-full&sslrootcert=…`; none for the embedded database.
     pub url: Secret,
+    /// The same of a standby that may answer the paging of messages to devices that return; none to ask the primary for all of it.
+    pub replica_url: Secret,
     /// Connections of this process for requests. The message log has a few of its own beside them.
     pub connections: usize,
     /// A new connection must be there by then.
@@ -332,7 +334,14 @@ pub struct PostgresSection {
 
 impl Default for PostgresSection {
     fn default() -> Self {
-        Self { url: Secret::default(), connections: 16, connect_timeout_ms: 5_000, statement_timeout_ms: 10_000, sweep_every_ms: 3_600_000 }
+        Self {
+            url: Secret::default(),
+            replica_url: Secret::default(),
+            connections: 16,
+            connect_timeout_ms: 5_000,
+            statement_timeout_ms: 10_000,
+            sweep_every_ms: 3_600_000,
+        }
     }
 }
 
@@ -346,6 +355,7 @@ impl PostgresSection {
             statement_within: ms(self.statement_timeout_ms),
             // All attempts of a transaction together, and what it waits for before.
             transaction_within: ms(self.statement_timeout_ms + self.connect_timeout_ms),
+            replica: self.replica_url.is_set().then(|| postgres::ReplicaOptions::new(self.replica_url.reveal())),
             ..postgres::Options::new(self.url.reveal())
         };
         self.url.is_set().then(options)
@@ -493,12 +503,18 @@ impl Config {
         within("postgres.sweep_every_ms", self.postgres.sweep_every_ms, 10, 86_400_000)?;
         if let Some(options) = self.postgres.options() {
             options.address().map_err(|error| ConfigError::Invalid { key: "postgres.url", why: format!("cannot be used: {error}") })?;
+            let replica = options.replica.as_ref().map(postgres::ReplicaOptions::address).transpose();
+            replica.map_err(|error| ConfigError::Invalid { key: "postgres.replica_url", why: format!("cannot be used: {error}") })?;
             if self.storage.synchronous == Synchronous::Off {
                 let why = "is for the embedded database; with PostgreSQL the server decides, and must sync".to_owned();
                 return Err(ConfigError::Invalid { key: "storage.synchronous", why });
             }
         }
         within("kafka.sleeping_after_ms", self.kafka.sleeping_after_ms, 1_000, 3_600_000)?;
+        if self.postgres.replica_url.is_set() && !self.postgres.url.is_set() {
+            let why = "needs postgres.url: a replica has a primary".to_owned();
+            return Err(ConfigError::Invalid { key: "postgres.replica_url", why });
+        }
         within("telemetry.sample_one_in", self.telemetry.sample_one_in, 1, 1_000_000_000)?;
         let endpoint = &self.telemetry.otlp_endpoint;
         if !endpoint.is_empty() && !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme)) {

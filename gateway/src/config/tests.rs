@@ -38,7 +38,7 @@ fn errors_name_the_key() {
     type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
     const REDIS: (&str, &str) = ("KITH_REDIS_URL", "redis://:s3cret@redis.example");
     const POSTGRES: (&str, &str) = ("KITH_POSTGRES_URL", "postgres://db.example/kith");
-    let cases: [Case; 24] = [
+    let cases: [Case; 26] = [
         ("lisen = \"127.0.0.1:1\"", &[], "lisen"),
         ("[tokens]\naccess = 1", &[], "access"),
         ("", &[("KITH_LISEN", "x")], "KITH_LISEN"),
@@ -54,6 +54,8 @@ fn errors_name_the_key() {
         ("[postgres]\nurls = \"\"", &[], "urls"),
         ("", &[("KITH_POSTGRES_HOST", "db")], "KITH_POSTGRES_HOST"),
         ("", &[("KITH_POSTGRES_URL", "db.example")], "postgres.url"),
+        ("", &[("KITH_POSTGRES_REPLICA_URL", "postgres://standby.example/kith")], "postgres.replica_url"),
+        ("", &[POSTGRES, ("KITH_POSTGRES_REPLICA_URL", "standby.example")], "postgres.replica_url"),
         ("[postgres]\nconnections = 0", &[], "postgres.connections"),
         ("[storage]\nsynchronous = \"off\"", &[("KITH_POSTGRES_URL", "postgres://db.example/kith")], "storage.synchronous"),
         ("", &[("KITH_TELEMETRY_OTLP_ENDPOINT", "collector:4318")], "telemetry.otlp_endpoint"),
@@ -121,4 +123,20 @@ fn the_password_of_a_database_is_shown_nowhere() {
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     }
     assert!(with("", &[]).unwrap().postgres.options().is_none());
+    assert!(options.replica.is_none());
+}
+
+#[test]
+fn the_password_of_a_replica_is_shown_nowhere() {
+    const PRIMARY: (&str, &str) = ("KITH_POSTGRES_URL", "postgres://db.example/kith");
+    let replica = |url| [PRIMARY, ("KITH_POSTGRES_REPLICA_URL", url)];
+    let config = with("", &replica("postgres://kith:s3cret@standby.example/kith")).unwrap();
+    let options = config.postgres.options().unwrap().replica.unwrap();
+    assert_eq!(options.url, "postgres://kith:s3cret@standby.example/kith");
+    assert_eq!(options.address().unwrap().to_string(), "standby.example:5432/kith");
+    for shown in [format!("{config:?}"), format!("{options:?}"), format!("{:?}", config.postgres.options()), toml::to_string(&config).unwrap()] {
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    let error = with("", &replica("postgres://kith:s3cret@standby.example:x/kith")).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
 }

@@ -164,7 +164,7 @@ impl CatchUp {
             Step::Paging => {
                 let next = self.todo.front()?;
                 let limit = flow.room(settings)?;
-                Some(Op::CatchUp { conversation: next.conversation, after: next.cursor, limit })
+                Some(Op::CatchUp { conversation: next.conversation, after: next.cursor, head: next.head, limit })
             }
         }
     }

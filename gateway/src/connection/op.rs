@@ -30,6 +30,8 @@ pub enum Op {
         conversation: ConversationId,
         /// What the device has already.
         after: u64,
+        /// How far it has to come; what came later may be missing.
+        head: u64,
         /// How much.
         limit: PageLimit,
     },

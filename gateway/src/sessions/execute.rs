@@ -28,8 +28,8 @@ impl Sessions {
             Op::Connect { request, epoch } => Done::Connect { request, result: self.connect(session, epoch).await },
             Op::Heads => Done::Heads(self.within(self.log.behind(&[device])).await),
             Op::GoLive { force } => Done::Live { clean: session.go_live(force) },
-            Op::CatchUp { conversation, after, limit } => {
-                Done::CatchUp { conversation, result: self.within(self.log.page(device, conversation, after, limit)).await }
+            Op::CatchUp { conversation, after, head, limit } => {
+                Done::CatchUp { conversation, result: self.within(self.log.catch_up(device, conversation, after, head, limit)).await }
             }
             Op::Acknowledge { request, cursors } => {
                 let result = self.within(self.log.acknowledge(device, &cursors)).await.map(|moved| self.courier.moved(moved));

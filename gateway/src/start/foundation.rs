@@ -46,24 +46,28 @@ pub(super) fn names(config: &Config) -> Result<Names, RunError> {
         None => "database".to_owned(),
         Some(options) => format!("postgres {}", options.address().map_err(StorageError::from)?),
     };
+    let replica = config.postgres.options().and_then(|options| options.replica);
+    let replica = replica.map(|replica| Ok::<_, StorageError>(format!("replica {}", replica.address()?))).transpose()?;
     let redis = match is_one_of_several(config) {
         true => Some(format!("redis {}", redis::address_of(config.redis.url.reveal())?)),
         false => None,
     };
     let kafka = config.kafka.options().map(|options| format!("kafka {}", options.brokers));
-    Ok(Names { storage, redis, kafka })
+    Ok(Names { storage, replica, redis, kafka })
 }
 
 /// See [`names`].
 pub(super) struct Names {
     pub(super) storage: String,
+    /// Never waited for.
+    pub(super) replica: Option<String>,
     pub(super) redis: Option<String>,
     pub(super) kafka: Option<String>,
 }
 
 impl Names {
     pub(super) fn all(&self) -> Vec<&str> {
-        [Some(&self.storage), self.redis.as_ref(), self.kafka.as_ref()].into_iter().flatten().map(String::as_str).collect()
+        [Some(&self.storage), self.replica.as_ref(), self.redis.as_ref(), self.kafka.as_ref()].into_iter().flatten().map(String::as_str).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod foundation;
 mod lookout;
+mod replica;
 mod running;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ use super::{
     RunError,
     foundation::{self, Foundation, Joined, Names},
     lookout::Lookout,
+    replica,
 };
 use crate::{
     challenge::Challenges,
@@ -111,6 +112,9 @@ impl Running {
             running.tell_of_sleepers(everywhere, clock.clone(), terms);
             let (accounts, clock) = (Arc::clone(&accounts), clock);
             running.every(PURGE_EVERY, move || purge(Arc::clone(&accounts), clock.now_ms()));
+        }
+        if let (Some(serves), Some(name)) = (running.storage.replica_serves(), names.replica) {
+            replica::tell(serves, name, health.clone(), &background, &tasks);
         }
         let name: Arc<str> = names.storage.into();
         running.every(PROBE_EVERY, move || probe(Arc::clone(&accounts), Arc::clone(&health), Arc::clone(&name)));

@@ -167,7 +167,10 @@ impl<F: Fixture> Bed<F> {
     }
 
     pub(crate) async fn page(&self, device: DeviceRef, after: u64) -> Page {
-        self.log().page(device, between(1, 2), after, ALL).await.unwrap()
+        let page = self.log().page(device, between(1, 2), after, ALL).await.unwrap();
+        let level = self.log().catch_up(device, between(1, 2), after, page.head, ALL).await.unwrap();
+        assert!(page.entries.iter().all(|entry| level.entries.contains(entry)), "a device that is brought level misses something");
+        page
     }
 
     pub(crate) async fn behind(&self, device: DeviceRef) -> Vec<Behind> {

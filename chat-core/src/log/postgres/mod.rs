@@ -226,11 +226,18 @@ impl PostgresLog {
         about: &A,
         work: impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<LogError>>,
     ) -> Result<T, LogError> {
-        self.postgres.statement(name, about, work).await.map_err(|error| match error {
-            StoreError::Refused(error) => error,
-            StoreError::Overloaded => LogError::Overloaded,
-            StoreError::Unavailable(fault) => unavailable(fault),
-        })
+        self.postgres.statement(name, about, work).await.map_err(outward)
+    }
+
+    /// A question whose answer may be old if it is `enough`: one statement, on the replica if there is one.
+    async fn ask_anywhere<A: Sync, T>(
+        &self,
+        name: &'static str,
+        about: &A,
+        work: impl AsyncFn(&mut PgConnection, &A) -> Result<T, Failure<LogError>>,
+        enough: fn(&A, &T) -> bool,
+    ) -> Result<T, LogError> {
+        self.postgres.read_anywhere(name, about, work, enough).await.map_err(outward)
     }
 }
 
@@ -273,6 +280,14 @@ impl MessageLog for PostgresLog {
         page.ok_or(LogError::NotAMember)
     }
 
+    async fn catch_up(&self, device: DeviceRef, conversation: ConversationId, after: u64, head: u64, limit: PageLimit) -> Result<Page, LogError> {
+        let wanted = (page::Wanted { device, conversation, after, limit }, head);
+        let work = async |db: &mut PgConnection, (wanted, _): &(page::Wanted, u64)| Ok(page::page(db, wanted).await?);
+        // May be old: messages never change, and a page that could lack one is not enough.
+        let page = self.ask_anywhere("log.catch_up", &wanted, work, |(wanted, head), page| page::brings_on(wanted, *head, page.as_ref())).await?;
+        page.ok_or(LogError::NotAMember)
+    }
+
     async fn acknowledge(&self, device: DeviceRef, cursors: &[(ConversationId, u64)]) -> Result<Vec<Moved>, LogError> {
         if cursors.is_empty() {
             return Ok(Vec::new());
@@ -289,11 +304,15 @@ impl MessageLog for PostgresLog {
     }
 
     async fn mutual(&self, account: AccountId, others: &[AccountId]) -> Result<Vec<AccountId>, LogError> {
-        self.ask("log.mutual", &(account, others.to_vec()), async |db, (account, others)| Ok(read::mutual(db, *account, others).await?)).await
+        let work = async |db: &mut PgConnection, (account, others): &(AccountId, Vec<AccountId>)| Ok(read::mutual(db, *account, others).await?);
+        // May be old: who have both written have done so for ever. That somebody has not may have changed just now.
+        self.ask_anywhere("log.mutual", &(account, others.to_vec()), work, |(_, others), found| found.len() == others.len()).await
     }
 
     async fn mutual_of(&self, account: AccountId, limit: usize) -> Result<Vec<AccountId>, LogError> {
-        self.ask("log.mutual_of", &(account, limit), async |db, (account, limit)| Ok(read::mutual_of(db, *account, *limit).await?)).await
+        let work = async |db: &mut PgConnection, (account, limit): &(AccountId, usize)| Ok(read::mutual_of(db, *account, *limit).await?);
+        // May be old: it says who is told that a list of devices has changed, which is a hint; who is left out learns of it when they write.
+        self.ask_anywhere("log.mutual_of", &(account, limit), work, |_, _| true).await
     }
 
     async fn purge(&self, now_ms: u64) -> Result<Purged, LogError> {
@@ -327,6 +346,14 @@ fn push<T>(queue: &Queue<T>, item: T, weight: usize) -> Result<(), LogError> {
         Refused::Full(_) => LogError::Overloaded,
         Refused::Closed(_) => stopped(),
     })
+}
+
+fn outward(error: StoreError<LogError>) -> LogError {
+    match error {
+        StoreError::Refused(error) => error,
+        StoreError::Overloaded => LogError::Overloaded,
+        StoreError::Unavailable(fault) => unavailable(fault),
+    }
 }
 
 fn stopped() -> LogError {

@@ -65,6 +65,28 @@ pub(super) async fn page(connection: &mut PgConnection, wanted: &Wanted) -> Resu
     Ok(Some(build.page))
 }
 
+/// Whether a page that may be old brings the device on towards `head` and can lack nothing on the way.
+///
+/// What an old page shows was accepted, under these numbers, and a cursor's start never changes. What it does not show may not have come to it yet: a device
+/// that was linked just now, messages, a whole conversation. So the page must begin with what comes next and have no hole, not even one that seems to be
+/// purged: who is told that a message is gone asks for it no more. And it must reach `head`, or else show that there is more behind it: a page that ends where
+/// an old log ends would end the catching up. A device that was revoked just now gets what it could have had a moment before, and nothing later has a slice
+/// for it.
+pub(super) fn brings_on(wanted: &Wanted, head: u64, page: Option<&Page>) -> bool {
+    let Some(page) = page else { return false };
+    let absent = page.absent.iter().map(|range| (range.from, range.to, range.reason == AbsentReason::BeforeLinked));
+    let entries = page.entries.iter().map(|entry| (entry.seq, entry.seq, true));
+    // What was before the device was linked is before everything else.
+    let mut last = wanted.after;
+    for (from, to, is_certain) in absent.chain(entries) {
+        if !is_certain || Some(from) != last.checked_add(1) {
+            return false;
+        }
+        last = to;
+    }
+    last > wanted.after && (last >= head || last < page.head)
+}
+
 /// A page in the making.
 struct Build {
     device: DeviceId,
@@ -115,5 +137,59 @@ impl Build {
         content.extend_from_slice(slice);
         let content = Bytes::from(content);
         Ok(Payload::Sealed { body: content.slice(..view.body.len()), slice: content.slice(view.body.len()..) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::conformance::{between, device};
+
+    const BEFORE: AbsentReason = AbsentReason::BeforeLinked;
+
+    fn entry(seq: u64) -> Entry {
+        Entry {
+            seq,
+            at_ms: 0,
+            sender: device(1, 1),
+            client_msg_id: ClientMsgId([0; 16]),
+            checkpoint: false,
+            sender_list_version: 1,
+            recipient_list_version: 1,
+            payload: Payload::Absent(AbsentReason::NotAddressed),
+        }
+    }
+
+    /// Of an old log that ends with `old_head`, asked for what comes after `after` by somebody who knows of `head`.
+    fn is_enough(after: u64, head: u64, absent: &[(u64, u64, AbsentReason)], entries: impl IntoIterator<Item = u64>, old_head: u64) -> bool {
+        let wanted = Wanted { device: device(2, 1), conversation: between(1, 2), after, limit: PageLimit { entries: 3, bytes: 100 } };
+        let absent = absent.iter().map(|(from, to, reason)| AbsentRange { from: *from, to: *to, reason: *reason }).collect();
+        brings_on(&wanted, head, Some(&Page { absent, entries: entries.into_iter().map(entry).collect(), head: old_head }))
+    }
+
+    #[test]
+    fn an_old_page_is_enough_if_nothing_can_be_missing() {
+        assert!(is_enough(0, 3, &[], 1..=3, 3), "up to the head");
+        assert!(is_enough(0, 3, &[], 1..=4, 4), "and what has come since");
+        assert!(is_enough(0, 9, &[], 1..=3, 5), "full, and there is more");
+        assert!(is_enough(5, 9, &[], 6..=9, 9));
+        assert!(is_enough(0, 7, &[(1, 4, BEFORE)], 5..=7, 7), "the start of a device never changes");
+        assert!(is_enough(0, 4, &[(1, 4, BEFORE)], [], 4));
+    }
+
+    #[test]
+    fn what_is_not_yet_there_is_never_taken_for_gone_or_for_the_end() {
+        let wanted = Wanted { device: device(2, 1), conversation: between(1, 2), after: 0, limit: PageLimit { entries: 3, bytes: 100 } };
+        assert!(!brings_on(&wanted, 3, None), "a device, or a conversation, that has not come to the replica");
+        assert!(!is_enough(0, 4, &[], 1..=3, 3), "the end of an old log would be taken for the end");
+        assert!(!is_enough(3, 4, &[], [], 3), "nothing new there");
+        assert!(!is_enough(7, 9, &[], [], 3), "not even what the device has");
+        assert!(!is_enough(0, 3, &[(1, 3, AbsentReason::Expired)], [], 3), "all gone");
+        assert!(!is_enough(0, 5, &[(1, 2, AbsentReason::Expired)], 3..=5, 5), "gone in front");
+        assert!(!is_enough(0, 5, &[(3, 3, AbsentReason::Expired)], [1, 2, 4, 5], 5), "a hole that is explained");
+        assert!(!is_enough(0, 5, &[(4, 5, AbsentReason::Expired)], 1..=3, 5), "gone behind");
+        assert!(!is_enough(0, 5, &[], [1, 2, 4, 5], 5), "a hole that is not");
+        assert!(!is_enough(0, 5, &[], 2..=5, 5), "a hole in front");
+        assert!(!is_enough(u64::MAX, u64::MAX, &[], [], 5));
     }
 }

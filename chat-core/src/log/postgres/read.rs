@@ -27,7 +27,7 @@ const STATES: &str = "SELECT c.id, c.head, c.first, c.sent, k.seq, CASE k.side W
 
 const MUTUAL: &str = "SELECT i.n FROM unnest($1::uuid[]) WITH ORDINALITY i(id, n) JOIN conversation c ON c.id = i.id WHERE c.sent = 3 ORDER BY i.n";
 
-/// Goes to all shards, and may go to a replica.
+/// Goes to all shards.
 const MUTUAL_OF: &str = "SELECT peer FROM (
         SELECT high AS peer, at_ms FROM conversation WHERE low = $1 AND sent = 3
         UNION ALL SELECT low, at_ms FROM conversation WHERE high = $1 AND sent = 3

@@ -2,6 +2,7 @@
 
 mod away;
 mod gateways;
+mod replica;
 
 use std::{
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
