@@ -46,6 +46,11 @@ impl Fleet {
     pub(crate) async fn start_with(keep_alive: Duration, lease: Duration, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let database = Postgres::shared().create_database().await?;
         kith_chat_core::postgres::migrate(&database.url(), 1).await?;
+        Self::on(database, keep_alive, lease, settings).await
+    }
+
+    /// The same on a database that was migrated.
+    pub(crate) async fn on(database: Database, keep_alive: Duration, lease: Duration, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let redis = Redis::start().await?;
         let server = async || {
             let options = settings.iter().fold(Options::new(), |options, (name, value)| options.set(name, value));

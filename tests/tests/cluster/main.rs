@@ -7,6 +7,7 @@ mod interruption;
 mod limits;
 mod live;
 mod outages;
+mod replica;
 mod restarts;
 mod sleeping;
 mod traces;
