@@ -175,7 +175,7 @@ impl Postgres {
                 None => Ok(None),
                 Some(replica) => {
                     let identity = Identity::read(&mut connection).await.map_err(|error| pool.fault(error))?;
-                    Replica::open(replica, &pool, identity).await.map(Some)
+                    Box::pin(Replica::open(replica, &pool, identity)).await.map(Some)
                 }
             }
         };

@@ -101,7 +101,8 @@ impl Pool {
             let mut connection = PgConnection::connect_with(&self.connect).await?;
             sqlx::raw_sql(sqlx::AssertSqlSafe(self.session())).execute(&mut connection).await?;
             if let Some(primary) = self.standby_of {
-                vet(&mut connection, primary).await?;
+                // Boxed: every statement carries the room for it otherwise.
+                Box::pin(vet(&mut connection, primary)).await?;
             }
             Ok::<_, FaultCause>(connection)
         };
