@@ -4,6 +4,7 @@ use std::{rc::Rc, time::Instant};
 
 use anyhow::bail;
 use clap::{Args, value_parser};
+use kith_meter::Faults;
 use kith_proto::{
     id::ConversationId,
     v1::{self, client_frame},
@@ -14,7 +15,7 @@ use super::{
     LOST_AFTER,
     api::Account,
     crowd,
-    inbox::{Faults, Inbox},
+    inbox::Inbox,
     outbox::{MIN_BODY, Outbox},
     participant::Participant,
     peer::{Peer, Shared},

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::bail;
 use clap::{Args, value_parser};
+use kith_meter::{Faults, Percentiles};
 use kith_proto::id::ConversationId;
 use serde::Serialize;
 use tokio::time::sleep;
@@ -15,8 +16,7 @@ use super::{
     LOST_AFTER,
     api::Account,
     crowd,
-    inbox::{Faults, Inbox},
-    meter::Percentiles,
+    inbox::Inbox,
     outbox::{MIN_BODY, Outbox},
     pacer::Pacer,
     participant::Participant,

@@ -1,10 +1,11 @@
 //! What one device has received of one conversation, and whether it is what was sent.
 //!
 //! The wire delivers at least once and in any order; the log's `seq` gives the order. So entries are put in order by `seq` first, as every client must,
-//! and only then the sender's own numbers (1, 2, 3 … inside the payload) are compared: a number that never comes is lost, one that comes at two places
-//! of the log is duplicated, one that comes after a larger one is misordered.
+//! and only then the sender's own numbers (1, 2, 3 … inside the payload) are compared.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use kith_meter::{Faults, Numbers};
 
 /// Entries of one conversation in the order of the log.
 #[derive(Debug)]
@@ -13,46 +14,17 @@ pub(super) struct Inbox {
     next: u64,
     /// Entries that came early, with the sender's number if they carry one.
     early: BTreeMap<u64, Option<u64>>,
-    /// The largest number seen.
-    last: u64,
-    /// Smaller numbers that have not been seen.
-    skipped: BTreeSet<u64>,
-    /// What was wrong so far.
-    faults: Faults,
+    /// The peer's own numbers, in that order.
+    numbers: Numbers,
     /// Entries that the wire delivered again, which it may.
     repeats: u64,
     /// Messages of the peer taken in order.
     taken: u64,
 }
 
-/// Broken promises, counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Faults {
-    /// Accepted and never delivered.
-    pub(super) lost: u64,
-    /// At two places of the log.
-    pub(super) duplicated: u64,
-    /// After a later one.
-    pub(super) misordered: u64,
-}
-
-impl Faults {
-    /// Adds up.
-    pub(super) fn add(&mut self, other: Self) {
-        self.lost += other.lost;
-        self.duplicated += other.duplicated;
-        self.misordered += other.misordered;
-    }
-
-    /// Whether every promise was kept.
-    pub(super) fn none(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 impl Default for Inbox {
     fn default() -> Self {
-        Self { next: 1, early: BTreeMap::new(), last: 0, skipped: BTreeSet::new(), faults: Faults::default(), repeats: 0, taken: 0 }
+        Self { next: 1, early: BTreeMap::new(), numbers: Numbers::default(), repeats: 0, taken: 0 }
     }
 }
 
@@ -78,14 +50,7 @@ impl Inbox {
         self.next += 1;
         let Some(number) = number else { return };
         self.taken += 1;
-        if number > self.last {
-            self.skipped.extend(self.last + 1..number);
-            self.last = number;
-        } else if self.skipped.remove(&number) {
-            self.faults.misordered += 1;
-        } else {
-            self.faults.duplicated += 1;
-        }
+        self.numbers.take(number);
     }
 
     /// Everything up to here has been received: what may be acknowledged.
@@ -110,8 +75,7 @@ impl Inbox {
 
     /// The verdict, if the peer's messages up to `accepted` were accepted.
     pub(super) fn faults(&self, accepted: u64) -> Faults {
-        let skipped = self.skipped.range(..=accepted).count() as u64;
-        Faults { lost: skipped + accepted.saturating_sub(self.last), ..self.faults }
+        self.numbers.faults(accepted)
     }
 }
 

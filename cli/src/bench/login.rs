@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, value_parser};
 use futures_util::future::try_join_all;
+use kith_meter::{Latencies, Percentiles};
 use serde::Serialize;
 
 use super::{
     api::Account,
     crowd,
-    meter::{Latencies, Percentiles},
     peer::Shared,
     progress::Progress,
     report::{self, Outcome},
@@ -131,7 +131,7 @@ async fn by_challenge(target: &Target, accounts: &[Account], length: Duration) -
 fn phase(all: Vec<Vec<Duration>>, start: Instant, cpu: Cpu, target: &Target) -> anyhow::Result<Phase> {
     let seconds = start.elapsed().as_secs_f64();
     let cpu = target.cpu()?.since(cpu).server;
-    let mut latencies = Latencies::new();
+    let mut latencies = Latencies::default();
     let mut count = 0;
     for latency in all.into_iter().flatten() {
         latencies.record(latency);

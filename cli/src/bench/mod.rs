@@ -12,7 +12,6 @@ mod idle;
 mod inbox;
 mod link;
 mod login;
-mod meter;
 mod outbox;
 mod pacer;
 mod participant;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use kith_meter::Meter;
 use kith_proto::{
     id::{AccountId, ConversationId},
     v1::{self, client_frame, server_frame},
@@ -14,7 +15,6 @@ use kith_proto::{
 
 use super::{
     inbox::Inbox,
-    meter::Meter,
     outbox::{Outbox, Rejected, read_body},
 };
 
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn one_acknowledgement_covers_a_batch() {
         let (mut bob, now) = bob();
-        let mut meter = Meter::new();
+        let mut meter = Meter::default();
         meter.open(now, Duration::from_secs(1));
         for seq in 1..=3 {
             bob.take(deliver(seq, seq), now, &mut meter).unwrap();
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_hole_is_asked_for_after_300_ms_and_never_acknowledged_over() {
         let (mut bob, now) = bob();
-        let mut meter = Meter::new();
+        let mut meter = Meter::default();
         bob.take(deliver(1, 1), now, &mut meter).unwrap();
         bob.take(deliver(3, 3), now, &mut meter).unwrap();
         assert_eq!(turn(&mut bob, now), [ack(1)]);
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn the_sender_acknowledges_its_own_entries() {
-        let (mut meter, now) = (Meter::new(), Instant::now());
+        let (mut meter, now) = (Meter::default(), Instant::now());
         let peer = DeviceRef { account: BOB, device: DeviceId([3; 16]) };
         let mut outbox = Outbox::new(ConversationId::direct(ALICE, BOB), peer, 64, 1, [0; 8], now);
         outbox.keep_full(1);
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn goodbye_and_nonsense_end_the_run() {
         let (mut bob, now) = bob();
-        let mut meter = Meter::new();
+        let mut meter = Meter::default();
         let bye = v1::Goodbye { reason: v1::ErrorCode::Draining.into(), reconnect_within_ms: 0 };
         let frames = [Some(server_frame::Kind::Goodbye(bye)), Some(server_frame::Kind::Accepted(v1::Accepted::default())), None];
         for kind in frames {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use kith_meter::Meter;
 use kith_proto::v1;
 use tokio::{
     task::JoinHandle,
@@ -19,7 +20,6 @@ use tokio::{
 
 use super::{
     link::{Link, LinkError},
-    meter::Meter,
     participant::{Fault, Participant},
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Shared {
 impl Shared {
     /// For one run.
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { meter: RefCell::new(Meter::new()), scratch: RefCell::default(), failure: RefCell::default(), epoch: Instant::now() })
+        Rc::new(Self { meter: RefCell::new(Meter::default()), scratch: RefCell::default(), failure: RefCell::default(), epoch: Instant::now() })
     }
 
     /// # Errors

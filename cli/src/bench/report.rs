@@ -2,9 +2,8 @@
 
 use std::io::{self, Write};
 
+use kith_meter::{Faults, Percentiles};
 use serde::Serialize;
-
-use super::{inbox::Faults, meter::Percentiles};
 
 /// Lines of a table: what, how much.
 pub(super) type Rows = Vec<(&'static str, String)>;

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{bail, ensure};
 use clap::{Args, value_parser};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use kith_meter::{Faults, Percentiles};
 use kith_proto::id::ConversationId;
 use rand::RngExt as _;
 use serde::Serialize;
@@ -18,9 +19,8 @@ use super::{
     LOST_AFTER,
     api::Account,
     crowd,
-    inbox::{Faults, Inbox},
+    inbox::Inbox,
     link::{Endpoint, Link, LinkError},
-    meter::Percentiles,
     outbox::Outbox,
     pacer::Pacer,
     participant::Participant,

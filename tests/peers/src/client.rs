@@ -9,11 +9,11 @@ use std::{
 
 use anyhow::{bail, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use kith_meter::Meter;
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     inbox::Inbox,
-    meter::Meter,
     outbox::{self, Outbox},
     xmpp::{Connection, Element, SM, User},
 };
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// For one run.
     pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self { meter: RefCell::new(Meter::new()), epoch: Instant::now(), failure: RefCell::default() })
+        Rc::new(Self { meter: RefCell::new(Meter::default()), epoch: Instant::now(), failure: RefCell::default() })
     }
 
     /// # Errors

@@ -12,15 +12,14 @@ use std::{
 
 use anyhow::{bail, ensure};
 use clap::{Args, value_parser};
+use kith_meter::{Faults, Percentiles};
 use serde::Serialize;
 use tokio::time::sleep;
 
 use crate::{
     client::{Client, Shared},
     ejabberd::{HOST, PASSWORD, name},
-    inbox::Faults,
     measures::{Cpu, Servers, microseconds_each, per_second, round},
-    meter::Percentiles,
     outbox::Outbox,
     pacer,
     xmpp::BODY_HEAD,

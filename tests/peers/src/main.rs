@@ -10,7 +10,6 @@ mod ejabberd;
 mod idle;
 mod inbox;
 mod measures;
-mod meter;
 mod outbox;
 mod pacer;
 mod process;

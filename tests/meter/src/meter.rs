@@ -10,66 +10,64 @@ const LONGEST: Duration = Duration::from_secs(120);
 
 /// A latency distribution with three significant digits.
 #[derive(Debug, Clone)]
-pub(super) struct Latencies(Histogram<u64>);
+pub struct Latencies(Histogram<u64>);
 
 /// Percentiles in microseconds, as they are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(super) struct Percentiles {
+pub struct Percentiles {
     /// Half were faster.
-    pub(super) p50: f64,
+    pub p50: f64,
     /// Ninety-nine in a hundred were faster.
-    pub(super) p99: f64,
+    pub p99: f64,
     /// All but one in a thousand were faster.
-    pub(super) p999: f64,
+    pub p999: f64,
 }
 
-impl Latencies {
+impl Default for Latencies {
     /// Nothing recorded yet.
-    pub(super) fn new() -> Self {
+    fn default() -> Self {
         let longest = u64::try_from(LONGEST.as_nanos()).unwrap_or(u64::MAX);
         Self(Histogram::new_with_bounds(100, longest, 3).expect("the bounds are constants and valid"))
     }
+}
 
+impl Latencies {
     /// Records one.
-    pub(super) fn record(&mut self, latency: Duration) {
+    pub fn record(&mut self, latency: Duration) {
         self.0.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// The percentiles; zeros if nothing was recorded.
-    pub(super) fn percentiles(&self) -> Percentiles {
+    #[must_use]
+    pub fn percentiles(&self) -> Percentiles {
         #[expect(clippy::cast_precision_loss, reason = "two minutes in nanoseconds are exact in a double")]
         let at = |quantile| (self.0.value_at_quantile(quantile) as f64 / 100.0).round() / 10.0;
         if self.0.is_empty() { Percentiles { p50: 0.0, p99: 0.0, p999: 0.0 } } else { Percentiles { p50: at(0.5), p99: at(0.99), p999: at(0.999) } }
     }
 }
 
-/// Counts what happens within the window; latencies are those of messages that were due within it, however late they come.
-#[derive(Debug)]
-pub(super) struct Meter {
+/// Counts nothing until a window is opened, and then what happens within it; latencies are those of messages that were due within it, however late they come.
+#[derive(Debug, Default)]
+pub struct Meter {
     window: Option<(Instant, Instant)>,
     /// Messages accepted within the window.
-    pub(super) accepted: u64,
+    pub accepted: u64,
     /// Messages whose acknowledgement was sent within the window.
-    pub(super) delivered: u64,
+    pub delivered: u64,
     /// From due to accepted.
-    pub(super) accepted_latencies: Latencies,
+    pub accepted_latencies: Latencies,
     /// From due to acknowledged.
-    pub(super) delivered_latencies: Latencies,
+    pub delivered_latencies: Latencies,
 }
 
 impl Meter {
-    /// A meter that counts nothing until a window is opened.
-    pub(super) fn new() -> Self {
-        Self { window: None, accepted: 0, delivered: 0, accepted_latencies: Latencies::new(), delivered_latencies: Latencies::new() }
-    }
-
     /// Measures from `start` for `length`.
-    pub(super) fn open(&mut self, start: Instant, length: Duration) {
+    pub fn open(&mut self, start: Instant, length: Duration) {
         self.window = Some((start, start + length));
     }
 
     /// Ends the window earlier or later than planned, at the moment the other side of a ratio was read.
-    pub(super) fn close(&mut self, end: Instant) {
+    pub fn close(&mut self, end: Instant) {
         if let Some(window) = &mut self.window {
             window.1 = end;
         }
@@ -80,7 +78,7 @@ impl Meter {
     }
 
     /// A message due at `due` was accepted at `now`.
-    pub(super) fn accepted(&mut self, due: Instant, now: Instant) {
+    pub fn accepted(&mut self, due: Instant, now: Instant) {
         self.accepted += u64::from(self.is_within(now));
         if self.is_within(due) {
             self.accepted_latencies.record(now.saturating_duration_since(due));
@@ -88,7 +86,7 @@ impl Meter {
     }
 
     /// The acknowledgement of a message due at `due` was sent at `now`.
-    pub(super) fn delivered(&mut self, due: Instant, now: Instant) {
+    pub fn delivered(&mut self, due: Instant, now: Instant) {
         self.delivered += u64::from(self.is_within(now));
         if self.is_within(due) {
             self.delivered_latencies.record(now.saturating_duration_since(due));
@@ -102,7 +100,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_in_microseconds() {
-        let mut latencies = Latencies::new();
+        let mut latencies = Latencies::default();
         assert_eq!(latencies.percentiles(), Percentiles { p50: 0.0, p99: 0.0, p999: 0.0 });
         for us in 1..=1000 {
             latencies.record(Duration::from_micros(us));
@@ -113,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_latency_beyond_the_bound_is_kept_as_the_bound() {
-        let mut latencies = Latencies::new();
+        let mut latencies = Latencies::default();
         latencies.record(Duration::from_secs(1000));
         assert!(latencies.percentiles().p50 >= 119_000_000.0);
     }
@@ -121,7 +119,7 @@ mod tests {
     #[test]
     fn only_the_window_counts_but_stragglers_keep_their_latency() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut meter = Meter::new();
+        let mut meter = Meter::default();
         meter.delivered(start, start);
         meter.open(start + second, second);
         meter.delivered(start, start + second);
