@@ -9,9 +9,9 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// One that is looked at often.
 fn impatient(url: &str) -> ReplicaOptions {
-    let often = Duration::from_millis(50);
+    let (often, busy) = (Duration::from_millis(50), Duration::from_secs(5));
     // On a machine that is busy with other tests.
-    ReplicaOptions { look_every: often, rest: often, connect_within: SOON, ..ReplicaOptions::new(url) }
+    ReplicaOptions { look_every: often, rest: often, connect_within: SOON, acquire_within: busy, answer_within: busy, ..ReplicaOptions::new(url) }
 }
 
 async fn open(database: &Database, replica: ReplicaOptions) -> Result<Arc<Postgres>, OpenError> {

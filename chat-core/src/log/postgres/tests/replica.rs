@@ -15,11 +15,15 @@ use crate::{
 /// The suite as far as it reads, with a replica that is somewhere behind.
 struct WithReplica(OnPostgres);
 
+/// Longer than anything takes on a machine that is busy with other tests.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 async fn with_replica(database: &Database, standby: &Standby) -> Arc<Postgres> {
-    let replica = Some(ReplicaOptions::new(&database.url_through(standby.address())));
+    let usual = ReplicaOptions::new(&database.url_through(standby.address()));
+    let replica = Some(ReplicaOptions { acquire_within: PATIENCE, connect_within: PATIENCE, answer_within: PATIENCE, ..usual });
     let postgres = Postgres::open(&postgres::Options { replica, ..postgres::Options::new(&database.url()) }).await.unwrap();
     let mut serves = postgres.replica_serves().unwrap();
-    tokio::time::timeout(std::time::Duration::from_secs(30), serves.wait_for(|serves| *serves)).await.expect("the replica serves").unwrap();
+    tokio::time::timeout(PATIENCE, serves.wait_for(|serves| *serves)).await.expect("the replica serves").unwrap();
     postgres
 }
 
