@@ -7,6 +7,7 @@ use crate::{process::wait, service::Service};
 
 /// For replaying what a test has written, on a machine that is busy with other tests.
 const REPLAYED_WITHIN: Duration = Duration::from_secs(60);
+const COMMIT: &str = "select pg_logical_emit_message(true, '', '')";
 const PAUSE: &str = "select pg_wal_replay_pause()";
 const PAUSED: &str = "select pg_get_wal_replay_pause_state()";
 const RESUME: &str = "select pg_wal_replay_resume()";
@@ -49,6 +50,8 @@ impl Standby {
     /// If it does not come so far, as when its replay is paused, or one of the two does not answer.
     pub async fn caught_up(&self) -> anyhow::Result<()> {
         self.aside(|standby, primary| {
+            // Commits that do not wait for the disk are written with the next one that does; until then they are not sent.
+            primary.sql(COMMIT)?;
             let position = primary.sql("select pg_current_wal_lsn()")?;
             let question = format!("select pg_last_wal_replay_lsn() >= '{position}'");
             wait("the standby has caught up", REPLAYED_WITHIN, || standby.sql(&question).is_ok_and(|answer| answer == "t"))
