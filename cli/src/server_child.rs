@@ -74,6 +74,24 @@ impl ServerChild {
         self.pid
     }
 
+    /// Waits until it is linked with so many other gateways.
+    ///
+    /// # Errors
+    /// If it is not within 20 s.
+    pub(crate) async fn linked_with(&self, others: usize) -> anyhow::Result<()> {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
+        let linked = async {
+            while others > 0 {
+                let page = async { http.get(format!("http://{}/metrics", self.address)).send().await?.text().await };
+                if page.await.is_ok_and(|page| peer_links(&page).is_some_and(|links| links >= others)) {
+                    break;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(READY_DEADLINE, linked).await.context("the gateways are not linked after 20 s")
+    }
+
     /// From the start of the process until it said that it was ready.
     pub(crate) fn started_in(&self) -> Duration {
         self.started_in
@@ -99,6 +117,11 @@ impl ServerChild {
         }
         Ok(())
     }
+}
+
+/// What `/metrics` says about the links to other gateways.
+fn peer_links(page: &str) -> Option<usize> {
+    page.lines().find_map(|line| line.strip_prefix("kith_peer_links "))?.trim().parse().ok()
 }
 
 /// The server prints its addresses first.

@@ -40,7 +40,7 @@ pub(crate) struct Cpu {
 }
 
 impl Cluster {
-    /// Starts the services, then `gateways` gateways that clients reach as `public_url`. `settings` are further `KITH_…` variables.
+    /// Starts the services, then `gateways` gateways that clients reach as `public_url`, and waits until each is linked with each. `settings` are further `KITH_…` variables.
     ///
     /// # Errors
     /// If something does not start; the message says what to install, or ends with its log.
@@ -60,6 +60,10 @@ impl Cluster {
         let mut cluster = Self { gateways: Vec::new(), settings: all, _database: database, postgres, redis, folder };
         for _ in 0..gateways {
             cluster.add().await?;
+        }
+        // What one says to another before they are linked is lost, as it may be; what is shown or measured here is not that.
+        for gateway in cluster.gateways() {
+            gateway.linked_with(gateways.saturating_sub(1)).await?;
         }
         Ok(cluster)
     }
