@@ -23,7 +23,7 @@ use crate::{
 
 /// Rows at a time, at most. After a failure half as many, so that a slow bus takes at least the first ones within its deadline; after a success twice as many.
 const BATCH: usize = 256;
-/// When to look again: when there was nothing,
+/// When to look again: when there was nothing, unless looking is dear,
 const QUIET: Duration = Duration::from_millis(500);
 /// when another process relays,
 const ELSEWHERE: Duration = Duration::from_secs(2);
@@ -83,6 +83,11 @@ pub(super) trait Source: Send {
 
     /// What `next` gave is durable on the bus, if it gave anything.
     async fn published(&mut self) -> Result<(), Failed>;
+
+    /// When to look again when there was nothing.
+    fn quiet(&self) -> Duration {
+        QUIET
+    }
 
     /// What it is, for the log.
     fn name(&self) -> &'static str;
@@ -151,7 +156,7 @@ impl<S: Source> Work<S> {
             self.bus.publish(&records).await?;
         }
         self.source.published().await?;
-        Ok(if more { Duration::ZERO } else { QUIET })
+        Ok(if more { Duration::ZERO } else { self.source.quiet() })
     }
 
     fn succeeded(&mut self, pause: Duration) -> Duration {

@@ -4,7 +4,7 @@
 //! What is found here is what such a message leaves behind, an acknowledgement that does not come. It also finds the device whose connection was taken for alive and was
 //! not, if the time that is overdue is longer than the time in which gateways notice that. Said twice it is the same event, with the same [`EventId`](super::EventId).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use kith_proto::id::DeviceRef;
@@ -17,6 +17,9 @@ use crate::{
     log::{Found, Overdue, OverdueMessage},
     sessions::Connections,
 };
+
+/// A look reads whatever was written lately, and what it finds is old: it need not be often.
+const QUIET: Duration = Duration::from_secs(5);
 
 pub(super) struct FromLog {
     log: Box<dyn Overdue>,
@@ -55,6 +58,10 @@ impl Source for FromLog {
         self.log.done().await?;
         metrics::counter!("kith_sleeping_relayed_total").increment(self.under_way);
         Ok(())
+    }
+
+    fn quiet(&self) -> Duration {
+        QUIET
     }
 
     fn name(&self) -> &'static str {

@@ -1,7 +1,6 @@
 //! Messages that are overdue: read by their times, over a session of its own, by one process at a time.
 //!
-//! Costs a look at each message that is still there after the time, which is nearly always because some device lacks it, and a look at the dead entries of the index that
-//! vacuum has not cleared yet.
+//! Costs a look at all that lies on the pages which were written since the watermark, and nothing when messages are appended and deleted: they have no entries by time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +31,7 @@ const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 const MARK: &str = "SELECT at_ms, conversation, seq FROM log_overdue";
 const SET_MARK: &str = "INSERT INTO log_overdue (one, at_ms, conversation, seq) VALUES (true, $1, $2, $3)
     ON CONFLICT (one) DO UPDATE SET at_ms = excluded.at_ms, conversation = excluded.conversation, seq = excluded.seq";
-/// A row for each device that lacks a message, or one without a device. The time alone finds the place in the index; several messages of a batch have the same.
+/// A row for each device that lacks a message, or one without a device. The time alone finds the pages; several messages of a batch have the same.
 const READ: &str = "WITH due AS MATERIALIZED (
         SELECT m.at_ms, m.conversation, m.seq, m.sender, m.flags FROM message m
         WHERE m.at_ms >= $1 AND m.at_ms <= $4 AND (m.at_ms, m.conversation, m.seq) > ($1, $2, $3)
