@@ -13,6 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 /// A Send without an answer for this long means that the connection is dead, whatever the socket says.
 const ANSWER_WITHIN_MS: u64 = 30_000;
+/// Ticks that have not come so long after a message was accepted are asked for,
+const ASK_TICKS_FIRST_MS: u64 = 30_000;
+/// and again after twice as long each time, but at least so often.
+const ASK_TICKS_AT_MOST_MS: u64 = 600_000;
 
 /// No log is as long; larger numbers would not fit the store.
 const MAX_SEQ: u64 = i64::MAX as u64 / 2;
@@ -88,6 +92,8 @@ impl Engine {
             max_sends: (limits.max_sends_in_flight as usize).clamp(1, 1_024),
             max_page: (limits.max_page as usize).clamp(1, 1_000),
             caught_up: false,
+            ask_ticks_at: self.now + ASK_TICKS_FIRST_MS,
+            ask_ticks_pause_ms: ASK_TICKS_FIRST_MS,
         });
         if welcome.device_counter > self.me.counter {
             // If STALE_STORE has said so a moment ago, that was enough: nothing was sent since. What an earlier run did does not count, since the store may
@@ -118,6 +124,26 @@ impl Engine {
         };
         let ids: Vec<ConversationId> = self.conversations.values().filter(waiting).map(|conv| conv.id).collect();
         self.ask_states_of(&ids);
+    }
+
+    /// Ticks are pushed once, and what is pushed may be lost between two servers. So what is not ticked is asked for, after a while and then ever less often.
+    pub(super) fn ask_for_ticks(&mut self) {
+        let now = self.now;
+        let Some(link) = self.link.as_mut().filter(|link| link.caught_up && link.ask_ticks_at <= now) else { return };
+        link.ask_ticks_pause_ms = (2 * link.ask_ticks_pause_ms).min(ASK_TICKS_AT_MOST_MS);
+        link.ask_ticks_at = now + link.ask_ticks_pause_ms;
+        let unticked = self.conversations.values().filter(|conv| conv.record.own_head > conv.record.peer_read);
+        let ids: Vec<ConversationId> = unticked.map(|conv| conv.id).collect();
+        self.ask_states_of(&ids);
+    }
+
+    /// Something new was accepted, whose ticks may be lost.
+    pub(super) fn expect_ticks(&mut self) {
+        let now = self.now;
+        if let Some(link) = &mut self.link {
+            link.ask_ticks_pause_ms = ASK_TICKS_FIRST_MS;
+            link.ask_ticks_at = link.ask_ticks_at.min(now + ASK_TICKS_FIRST_MS);
+        }
     }
 
     pub(super) fn ask_states_of(&mut self, ids: &[ConversationId]) {

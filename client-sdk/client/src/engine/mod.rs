@@ -125,6 +125,9 @@ struct Link {
     max_sends: usize,
     max_page: usize,
     caught_up: bool,
+    /// When to ask for ticks that are missing, and how long to wait after that.
+    ask_ticks_at: u64,
+    ask_ticks_pause_ms: u64,
 }
 
 /// What a request on the connection was about.

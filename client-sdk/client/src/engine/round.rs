@@ -230,6 +230,7 @@ impl Engine {
         self.forget_typing();
         self.daily_keys()?;
         self.time_out_sends();
+        self.ask_for_ticks();
         let due: Vec<i64> = self.conversations.values().filter(|conv| conv.wake_at().is_some_and(|at| at <= self.now)).map(|conv| conv.no).collect();
         self.awake.extend(due);
         if self.fetches.ripen(self.now) {

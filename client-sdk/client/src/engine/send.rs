@@ -131,6 +131,7 @@ impl Engine {
     pub(super) fn accepted(&mut self, no: i64, out: i64, accepted: &v1::Accepted) -> Result<()> {
         self.fault.at(FaultPoint::AcceptedArrived);
         self.landed();
+        self.expect_ticks();
         let conv = self.conv(no)?;
         (conv.refusals, conv.hold_until) = (0, 0);
         let Some(found) = conv.queue.iter().find(|other| other.no == out).cloned() else { return Ok(()) };

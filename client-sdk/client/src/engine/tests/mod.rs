@@ -50,6 +50,23 @@ fn two_people_talk_and_the_ticks_move() {
 }
 
 #[test]
+fn ticks_that_were_lost_on_their_way_are_asked_for_ever_less_often() {
+    let mut world = World::with(&["alice", "bob"]);
+    let chat = world.meet(ALICE, BOB);
+    world.lose_ticks = true;
+    world.say(ALICE, chat, "did you get this?");
+    world.run();
+    assert_eq!(world.history(ALICE, chat).last().unwrap().tick, Some(Tick::Sent));
+    world.pass(60_000);
+    assert_eq!(world.history(ALICE, chat).last().unwrap().tick, Some(Tick::Delivered), "asked for");
+    // It is not read for two hours.
+    let before = world.asked_for_ticks;
+    world.pass(7_200_000);
+    let asked = world.asked_for_ticks - before;
+    assert!((10..=20).contains(&asked), "{asked} times");
+}
+
+#[test]
 fn a18_a_crash_between_any_two_steps_reuses_no_key_and_loses_and_repeats_nothing() {
     for point in FaultPoint::ALL.into_iter().filter(|point| !matches!(point, FaultPoint::SendWritten | FaultPoint::AckWritten)) {
         for victim in [ALICE, BOB] {

@@ -95,6 +95,10 @@ pub(super) struct World {
     pub(super) unreadable: bool,
     /// Pages asked for.
     pub(super) pages: u64,
+    /// Ticks that are pushed are lost.
+    pub(super) lose_ticks: bool,
+    /// Times that somebody has asked for ticks.
+    pub(super) asked_for_ticks: u64,
     /// Retries of accepted messages, each of the very bytes of the first time.
     pub(super) identical_retries: u64,
     broken_pipe: HashMap<(u64, ConversationId), bool>,
@@ -464,6 +468,7 @@ impl World {
                 self.answer_frame(at, frame.id, server_frame::Kind::Page(page));
             }
             client_frame::Kind::GetConversations(get) => {
+                self.asked_for_ticks += 1;
                 let items = get.conversations.iter().filter_map(|id| self.state(at, ConversationId::try_from(id.as_ref()).unwrap())).collect();
                 self.answer_frame(at, frame.id, server_frame::Kind::Conversations(v1::Conversations { items }));
             }
@@ -486,6 +491,9 @@ impl World {
     }
 
     fn tell_marks(&mut self, at: usize, id: ConversationId) {
+        if self.lose_ticks {
+            return;
+        }
         let mark = self.mark(at, id);
         for other in (0..self.phones.len()).filter(|other| *other != at) {
             if self.conversation(at, other) == id {
