@@ -148,6 +148,9 @@ impl OpenError {
     }
 }
 
+/// More seconds than this between two looks of autovacuum are worth a warning.
+const RARE_VACUUM_S: i32 = 15;
+
 /// A PostgreSQL server that was found fit.
 #[derive(Debug)]
 pub struct Postgres {
@@ -169,6 +172,7 @@ impl Postgres {
         let mut connection = pool.connect().await?;
         let checks = async {
             check_server(&mut connection, &address).await?;
+            warn_of_rare_vacuum(&mut connection, &address).await?;
             let checked = migrate::check(&mut connection).await;
             checked.map_err(|source| OpenError::Schema { address: address.clone(), source })?;
             match &options.replica {
@@ -235,6 +239,21 @@ async fn check_server(connection: &mut PgConnection, address: &Address) -> Resul
         Some((setting, value)) => Err(OpenError::NotDurable { address: address.clone(), setting, value }),
         None => Ok(()),
     }
+}
+
+/// Messages live for moments, and their room is used again only after a vacuum. Without an early one the tables grow by all that is sent meanwhile. Engines
+/// that have no vacuum have no such setting either.
+async fn warn_of_rare_vacuum(connection: &mut PgConnection, address: &Address) -> Result<(), OpenError> {
+    let sql = "SELECT (SELECT setting = 'off' FROM pg_settings WHERE name = 'autovacuum'), (SELECT setting::integer FROM pg_settings WHERE name = 'autovacuum_naptime')";
+    let found: (Option<bool>, Option<i32>) = sqlx::query_as(sql).fetch_one(connection).await.map_err(|error| Fault::new(address, error))?;
+    match found {
+        (Some(true), _) => tracing::warn!("autovacuum is off: the room of messages that everybody has is never used again"),
+        (_, Some(seconds)) if seconds > RARE_VACUUM_S => {
+            tracing::warn!(autovacuum_naptime_s = seconds, "vacuum comes late: set autovacuum_naptime to 5s, or the tables of messages grow by what is sent between two of them");
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]
