@@ -28,6 +28,7 @@ mod letter;
 mod member;
 mod memory;
 pub mod outbox;
+mod properties;
 mod relay;
 mod sleeping;
 mod work;
@@ -41,6 +42,7 @@ pub use self::{
     letter::{DeadLetter, Place},
     member::Member,
     memory::MemoryBus,
+    properties::{ClientProperties, PropertiesError},
     relay::Relay,
 };
 
@@ -181,6 +183,8 @@ pub trait Bus: Send + Sync + fmt::Debug {
 pub struct KafkaOptions {
     /// Where to begin: `host:port`, several separated by commas.
     pub brokers: String,
+    /// How to be let in.
+    pub properties: ClientProperties,
     /// Before the names of all topics and groups, so that installations may share a cluster.
     pub prefix: String,
     /// Partitions of each topic when it is made: as many members of a group can work at a time. -1 for the cluster's default.
@@ -204,6 +208,7 @@ impl KafkaOptions {
     pub fn new(brokers: &str) -> Self {
         Self {
             brokers: brokers.to_owned(),
+            properties: ClientProperties::default(),
             prefix: "kith".to_owned(),
             partitions: 12,
             replication: -1,

@@ -249,7 +249,10 @@ async fn warn_of_rare_vacuum(connection: &mut PgConnection, address: &Address) -
     match found {
         (Some(true), _) => tracing::warn!("autovacuum is off: the room of messages that everybody has is never used again"),
         (_, Some(seconds)) if seconds > RARE_VACUUM_S => {
-            tracing::warn!(autovacuum_naptime_s = seconds, "vacuum comes late: set autovacuum_naptime to 5s, or the tables of messages grow by what is sent between two of them");
+            tracing::warn!(
+                autovacuum_naptime_s = seconds,
+                "vacuum comes late: set autovacuum_naptime to 5s, or the tables of messages grow by what is sent between two of them"
+            );
         }
         _ => {}
     }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Write, stdout},
+    path::PathBuf,
     process::ExitCode,
     str::FromStr,
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
-use kith_chat_core::bus::{self, Bus, DeadLetter, Event, KafkaOptions, Place, Topic, What};
+use kith_chat_core::bus::{self, Bus, ClientProperties, DeadLetter, Event, KafkaOptions, Place, Topic, What};
 
 use crate::local_time::LocalTime;
 
@@ -27,6 +28,9 @@ pub(super) struct DlqArgs {
     /// Addresses of Kafka's brokers (host:port), separated by commas
     #[arg(long, global = true, env = "KITH_KAFKA_BROKERS", value_name = "ADDRESSES")]
     brokers: Option<String>,
+    /// File with the security settings of the client, as librdkafka names them
+    #[arg(long, global = true, env = "KITH_KAFKA_CLIENT_PROPERTIES", value_name = "FILE")]
+    client_properties: Option<PathBuf>,
     /// What the names of the topics begin with
     #[arg(long, global = true, env = "KITH_KAFKA_TOPIC_PREFIX", value_name = "PREFIX", default_value = "kith")]
     topic_prefix: String,
@@ -101,7 +105,9 @@ pub(super) async fn run(args: DlqArgs) -> anyhow::Result<ExitCode> {
     let Some(brokers) = args.brokers.filter(|brokers| !brokers.trim().is_empty()) else {
         bail!("dead letters are kept in Kafka: say where it is with KITH_KAFKA_BROKERS or --brokers");
     };
-    let options = KafkaOptions { prefix: args.topic_prefix, answer_within: ANSWER_WITHIN, ..KafkaOptions::new(&brokers) };
+    let properties = args.client_properties.filter(|path| !path.as_os_str().is_empty());
+    let properties = properties.map(|path| ClientProperties::read(&path)).transpose()?.unwrap_or_default();
+    let options = KafkaOptions { properties, prefix: args.topic_prefix, answer_within: ANSWER_WITHIN, ..KafkaOptions::new(&brokers) };
     let bus = bus::attach(&options)?;
     let done = match args.what {
         Dlq::List(which) => list(&bus, &which).await,

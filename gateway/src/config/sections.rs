@@ -2,7 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use kith_chat_core::{accounts::PrekeyCaps, bus::KafkaOptions, domain::Rate, postgres, sessions::redis};
+use kith_chat_core::{
+    accounts::PrekeyCaps,
+    bus::{ClientProperties, KafkaOptions, PropertiesError},
+    domain::Rate,
+    postgres,
+    sessions::redis,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, Role, Secret};
@@ -394,6 +400,8 @@ impl Default for ClusterSection {
 pub struct KafkaSection {
     /// Addresses of brokers to begin with, `host:port`, separated by commas.
     pub brokers: String,
+    /// File with the security settings of the clients, as librdkafka names them; none if brokers let everybody in.
+    pub client_properties: PathBuf,
     /// What the names of topics and groups begin with.
     pub topic_prefix: String,
     /// A message that a device has not acknowledged by then, when it is connected nowhere, is told of once more: longer than twice `sessions.keep_alive_ms`, by which a
@@ -403,16 +411,22 @@ pub struct KafkaSection {
 
 impl Default for KafkaSection {
     fn default() -> Self {
-        Self { brokers: String::new(), topic_prefix: "kith".to_owned(), sleeping_after_ms: 75_000 }
+        Self { brokers: String::new(), client_properties: PathBuf::new(), topic_prefix: "kith".to_owned(), sleeping_after_ms: 75_000 }
     }
 }
 
 impl KafkaSection {
     /// How to use the brokers, if there are any.
-    #[must_use]
-    pub fn options(&self) -> Option<KafkaOptions> {
-        let options = || KafkaOptions { prefix: self.topic_prefix.clone(), ..KafkaOptions::new(&self.brokers) };
-        (!self.brokers.is_empty()).then(options)
+    ///
+    /// # Errors
+    /// If there is a file with properties that cannot be read or is not valid.
+    pub fn options(&self) -> Result<Option<KafkaOptions>, PropertiesError> {
+        if self.brokers.is_empty() {
+            return Ok(None);
+        }
+        let file = Some(&self.client_properties).filter(|path| !path.as_os_str().is_empty());
+        let properties = file.map(|path| ClientProperties::read(path)).transpose()?.unwrap_or_default();
+        Ok(Some(KafkaOptions { properties, prefix: self.topic_prefix.clone(), ..KafkaOptions::new(&self.brokers) }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kith_chat_core::bus::PropertiesError;
 use toml::{Table, Value};
 
 use super::Config;
@@ -39,6 +40,9 @@ pub enum ConfigError {
         /// What is wrong, as the rest of the sentence.
         why: String,
     },
+    /// The file for Kafka's clients.
+    #[error(transparent)]
+    Kafka(#[from] PropertiesError),
 }
 
 const PREFIX: &str = "KITH_";

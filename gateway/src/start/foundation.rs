@@ -14,7 +14,7 @@ use tokio::{net::TcpListener, try_join};
 
 use super::{RunError, listen_on, waiting};
 use crate::{
-    config::{self, Config},
+    config::{self, Config, ConfigError},
     health::Health,
     storage::{ResolvedAppends, Storage, StorageError},
 };
@@ -52,7 +52,8 @@ pub(super) fn names(config: &Config) -> Result<Names, RunError> {
         true => Some(format!("redis {}", redis::address_of(config.redis.url.reveal())?)),
         false => None,
     };
-    let kafka = config.kafka.options().map(|options| format!("kafka {}", options.brokers));
+    let brokers = Some(&config.kafka.brokers).filter(|brokers| !brokers.is_empty());
+    let kafka = brokers.map(|brokers| format!("kafka {brokers}"));
     Ok(Names { storage, replica, redis, kafka })
 }
 
@@ -105,7 +106,7 @@ async fn open_storage(
 }
 
 async fn open_bus(config: &Config, names: &Names, health: &Health) -> Result<Arc<dyn Bus>, RunError> {
-    let options = config.kafka.options();
+    let options = config.kafka.options().map_err(ConfigError::from)?;
     let name = names.kafka.as_deref().unwrap_or_default();
     Ok(waiting::wait_for(name, health, bus::OpenError::is_outage, || bus::open(options.as_ref())).await?)
 }

@@ -18,13 +18,8 @@ pub use self::standby::Standby;
 use crate::service::Service;
 
 /// Settings for measuring: those that docs/operations.md asks for. Durability is as PostgreSQL ships it.
-const MEASURED: [(&str, &str); 5] = [
-    ("shared_buffers", "1GB"),
-    ("min_wal_size", "2GB"),
-    ("max_wal_size", "8GB"),
-    ("checkpoint_timeout", "15min"),
-    ("autovacuum_naptime", "5s"),
-];
+const MEASURED: [(&str, &str); 5] =
+    [("shared_buffers", "1GB"), ("min_wal_size", "2GB"), ("max_wal_size", "8GB"), ("checkpoint_timeout", "15min"), ("autovacuum_naptime", "5s")];
 /// Two gigabytes of log in one go.
 const SEASON: &str = "SELECT count(pg_logical_emit_message(false, '', repeat('x', 1048576))) FROM generate_series(1, 2048)";
 

@@ -4,7 +4,7 @@
 use kith_harness::Kafka;
 
 use super::*;
-use crate::bus::{KafkaOptions, OpenError, kafka::KafkaBus, open};
+use crate::bus::{ClientProperties, KafkaOptions, OpenError, kafka::KafkaBus, open};
 
 /// Topics of the test's own.
 fn options(kafka: &Kafka) -> KafkaOptions {
@@ -35,6 +35,34 @@ async fn topics_are_made_once_and_two_processes_use_them() {
     let _member = join(&one, "one", &notes).await;
     other.publish(&records([event(1, 1)])).await.unwrap();
     until("it crosses", || notes.has_done(&[event(1, 1)])).await;
+}
+
+/// A broker that asks for a password, behind a port of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_asks_for_a_password_is_told_it() {
+    let kafka = Kafka::start_with(&[
+        ("listener.security.protocol.map", "DIRECT:PLAINTEXT,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
+        ("sasl.enabled.mechanisms", "PLAIN"),
+        (
+            "listener.name.proxied.plain.sasl.jaas.config",
+            r#"org.apache.kafka.common.security.plain.PlainLoginModule required user_kith="open sesame";"#,
+        ),
+    ]);
+    let kafka = kafka.await.unwrap();
+    let proxy = kafka.proxy().await.unwrap();
+    let knowing = |password: &str| {
+        let text = format!("security.protocol=sasl_plaintext\nsasl.mechanism=PLAIN\nsasl.username=kith\nsasl.password={password}");
+        let brokers = proxy.address().to_string();
+        KafkaOptions { brokers, properties: ClientProperties::parse(&text).unwrap(), answer_within: Duration::from_secs(3), ..options(&kafka) }
+    };
+    let refused = open(Some(&knowing("open barley"))).await.unwrap_err();
+    assert!(matches!(refused, OpenError::Unavailable { .. }), "{refused}");
+
+    let bus = open(Some(&KafkaOptions { answer_within: SOON, ..knowing("open sesame") })).await.unwrap();
+    let notes = Notes::of_all();
+    let _member = join(&bus, "let-in", &notes).await;
+    bus.publish(&records([event(1, 1)])).await.unwrap();
+    until("it is heard", || notes.has_done(&[event(1, 1)])).await;
 }
 
 /// Of four partitions that of key 1 has these, and not key 2.

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use rdkafka::{ClientConfig, ClientContext, Statistics, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError};
+use rdkafka::{
+    ClientConfig, ClientContext, Statistics,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
 
 use crate::bus::{KafkaOptions, Topic};
 
@@ -29,6 +34,9 @@ fn client(options: &KafkaOptions) -> ClientConfig {
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
         .set("allow.auto.create.topics", "false");
+    for (name, value) in options.properties.iter() {
+        config.set(name, value);
+    }
     config
 }
 
@@ -103,7 +111,13 @@ impl ClientContext for Quiet {
     fn stats(&self, _statistics: Statistics) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "the client of Kafka reports");
+        match error {
+            // Waiting does not mend these, and callers see no more than that time has passed.
+            KafkaError::Global(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL) => {
+                tracing::warn!(%error, reason, "Kafka does not let this process in");
+            }
+            _ => tracing::debug!(%error, reason, "the client of Kafka reports"),
+        }
     }
 }
 
