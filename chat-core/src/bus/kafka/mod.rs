@@ -36,8 +36,10 @@ const GRACE: Duration = Duration::from_secs(2);
 impl KafkaBus {
     /// Makes the topics that are missing, which shows that the cluster answers.
     pub(super) async fn open(options: &KafkaOptions) -> Result<Self, OpenError> {
+        // First, because it listens to what the driver reports, which the one that makes topics does not: why nobody answers stands in the log then.
+        let bus = Self::attach(options)?;
         topics::make(options).await?;
-        Self::attach(options)
+        Ok(bus)
     }
 
     /// Takes the topics as they are.
