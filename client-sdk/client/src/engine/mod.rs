@@ -166,7 +166,9 @@ pub(crate) struct Engine {
     link: Option<Link>,
     next_change: i64,
     next_arrival: i64,
+    /// Time, which never goes back, and what the clock showed then.
     now: u64,
+    clock_ms: u64,
     keys_checked_ms: u64,
     /// When old keys were last looked for.
     erased_ms: u64,

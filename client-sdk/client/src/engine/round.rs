@@ -130,6 +130,7 @@ impl Engine {
             next_change: 0,
             next_arrival: 0,
             now: now_ms,
+            clock_ms: now_ms,
             keys_checked_ms: 0,
             erased_ms: 0,
             typing: HashMap::new(),
@@ -185,8 +186,8 @@ impl Engine {
 
     /// One round with everything that came in. Gives what the worker is to fetch.
     pub(crate) fn round(&mut self, inputs: Vec<Input>, now: u64) -> Vec<Fetch> {
-        // Time never goes back here, whatever the clock does.
-        self.now = self.now.max(now);
+        // Time never goes back here, whatever the clock does, nor does it stand still until a clock that was set back has come so far again.
+        self.now += now.saturating_sub(std::mem::replace(&mut self.clock_ms, now));
         let decided = inputs.into_iter().try_for_each(|input| self.take(input)).and_then(|()| self.work()).and_then(|()| self.flush());
         match decided.and_then(|()| self.store.commit()) {
             Ok(_) => {
@@ -384,7 +385,7 @@ impl Engine {
     ) {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
         let mut rounds = 0;
-        while let Some(batch) = runtime.block_on(next_batch(&mut inputs, self.wake_at().saturating_sub(clock.now_ms()), stop)) {
+        while let Some(batch) = runtime.block_on(next_batch(&mut inputs, self.wake_at().saturating_sub(self.now), stop)) {
             for fetch in self.round(batch, clock.now_ms()) {
                 // The number of requests under way is bounded by `Fetches`, so this queue is too.
                 let _ = fetches.send(fetch);

@@ -67,6 +67,18 @@ fn ticks_that_were_lost_on_their_way_are_asked_for_ever_less_often() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_stops_no_timer() {
+    let mut world = World::with(&["alice", "bob"]);
+    let chat = world.meet(ALICE, BOB);
+    world.lose_ticks = true;
+    world.say(ALICE, chat, "did you get this?");
+    world.run();
+    world.now -= 3_600_000;
+    world.pass(60_000);
+    assert_eq!(world.history(ALICE, chat).last().unwrap().tick, Some(Tick::Delivered), "asked for");
+}
+
+#[test]
 fn a18_a_crash_between_any_two_steps_reuses_no_key_and_loses_and_repeats_nothing() {
     for point in FaultPoint::ALL.into_iter().filter(|point| !matches!(point, FaultPoint::SendWritten | FaultPoint::AckWritten)) {
         for victim in [ALICE, BOB] {
