@@ -17,6 +17,8 @@ const ANSWER_WITHIN_MS: u64 = 30_000;
 const ASK_TICKS_FIRST_MS: u64 = 30_000;
 /// and again after twice as long each time, but at least so often.
 const ASK_TICKS_AT_MOST_MS: u64 = 600_000;
+/// Conversations that were silent for longer are asked about at the next connect only: whoever is never told that anything was read would ask for ever.
+const ASK_TICKS_OF_MS: u64 = 24 * 3_600_000;
 
 /// No log is as long; larger numbers would not fit the store.
 const MAX_SEQ: u64 = i64::MAX as u64 / 2;
@@ -132,7 +134,8 @@ impl Engine {
         let Some(link) = self.link.as_mut().filter(|link| link.caught_up && link.ask_ticks_at <= now) else { return };
         link.ask_ticks_pause_ms = (2 * link.ask_ticks_pause_ms).min(ASK_TICKS_AT_MOST_MS);
         link.ask_ticks_at = now + link.ask_ticks_pause_ms;
-        let unticked = self.conversations.values().filter(|conv| conv.record.own_head > conv.record.peer_read);
+        let recent = self.conversations.values().filter(|conv| conv.record.at_ms.saturating_add(ASK_TICKS_OF_MS) > now);
+        let unticked = recent.filter(|conv| conv.record.own_head > conv.record.peer_read);
         let ids: Vec<ConversationId> = unticked.map(|conv| conv.id).collect();
         self.ask_states_of(&ids);
     }

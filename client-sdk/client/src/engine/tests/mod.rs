@@ -64,6 +64,10 @@ fn ticks_that_were_lost_on_their_way_are_asked_for_ever_less_often() {
     world.pass(7_200_000);
     let asked = world.asked_for_ticks - before;
     assert!((10..=20).contains(&asked), "{asked} times");
+    world.pass(24 * 3_600_000);
+    let before = world.asked_for_ticks;
+    world.pass(24 * 3_600_000);
+    assert_eq!(world.asked_for_ticks, before, "nobody asks for ever");
 }
 
 #[test]
