@@ -34,6 +34,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261121210000_fence"),
     migration!("20261121220000_time"),
     migration!("20261121230000_sleeping"),
+    migration!("20261122100000_range"),
 ];
 
 /// Names the advisory lock that whoever migrates holds: "kith" in ASCII.
