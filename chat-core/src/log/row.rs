@@ -13,6 +13,11 @@ pub(super) struct View<'a> {
 const HEADER: usize = 6;
 const LENGTH: usize = 4;
 
+/// How many bytes [`encode`] makes.
+pub(super) fn encoded_len<'a, const N: usize>(body: &[u8], slices: impl Iterator<Item = ([u8; N], &'a [u8])>) -> usize {
+    HEADER + body.len() + slices.map(|(_, slice)| N + LENGTH + slice.len()).sum::<usize>()
+}
+
 /// Appends to `out`. `None` if lengths do not fit, which limits on frames exclude.
 pub(super) fn encode<'a, const N: usize>(out: &mut Vec<u8>, body: &[u8], slices: impl Iterator<Item = ([u8; N], &'a [u8])> + Clone) -> Option<()> {
     out.extend_from_slice(&u32::try_from(body.len()).ok()?.to_le_bytes());
@@ -77,7 +82,9 @@ mod tests {
         #[test]
         fn each_device_finds_its_own_slice(body: Vec<u8>, slices: Vec<Vec<u8>>) {
             let mut out = Vec::new();
-            encode(&mut out, &body, slices.iter().enumerate().map(|(n, s)| (name(n), s.as_slice()))).unwrap();
+            let named = || slices.iter().enumerate().map(|(n, s)| (name(n), s.as_slice()));
+            encode(&mut out, &body, named()).unwrap();
+            prop_assert_eq!(out.len(), encoded_len(&body, named()));
             for (n, slice) in slices.iter().enumerate() {
                 prop_assert_eq!(view(&out, name(n)).unwrap(), View { body: &body, slice: Some(slice) });
             }

@@ -26,6 +26,8 @@ use sqlx::{PgConnection, Row as _};
 
 pub(crate) use self::alone::Alone;
 #[cfg(test)]
+pub(crate) use self::migrate::migrate_until;
+#[cfg(test)]
 pub(crate) use self::replica::Answered;
 pub use self::{
     error::{Class, Failure, Fault, FaultCause, StoreError, Unfit, classify, constraint},

@@ -33,6 +33,32 @@ pub(crate) async fn a_retry_in_the_same_batch_is_a_duplicate<F: Fixture>() {
     assert_eq!(outcomes.iter().map(accepted).collect::<Vec<_>>(), [(1, false), (1, true), (2, false), (1, true)]);
 }
 
+pub(crate) async fn retries_among_new_messages_are_known_one_by_one<F: Fixture>() {
+    let mut bed = Bed::<F>::new().await;
+    bed.send_many(1, 20).await;
+    let mixed = [13, 21, 4, 22, 20, 1, 23];
+    let outcomes = bed.submit(mixed.map(append).into()).await;
+    let known = |id| (u64::from(id), id <= 20);
+    assert_eq!(outcomes.iter().map(accepted).collect::<Vec<_>>(), mixed.map(known));
+    for id in (1..=23).rev() {
+        assert_eq!(accepted(&bed.send(append(id)).await), (u64::from(id), true));
+    }
+    assert_eq!(seqs(&bed.page(device(2, 1), 0).await), (1..=23).collect::<Vec<_>>());
+}
+
+/// A device that counts otherwise than it should gets its messages through, and its retries are known.
+pub(crate) async fn counters_that_fall_are_no_retries<F: Fixture>() {
+    let mut bed = Bed::<F>::new().await;
+    let counted = |id: u32, device_counter| Append { device_counter, ..append(id) };
+    let batch = || [(1, 50), (2, 40), (3, 41), (4, 41), (5, 90), (6, 1)].map(|(id, counter)| counted(id, counter));
+    for (expected, is_retry) in [([1, 2, 3, 4, 5, 6], false), ([1, 2, 3, 4, 5, 6], true)] {
+        let outcomes = bed.submit(batch().into()).await;
+        assert_eq!(outcomes.iter().map(accepted).collect::<Vec<_>>(), expected.map(|seq| (seq, is_retry)));
+    }
+    assert_eq!(accepted(&bed.send(counted(7, 2)).await), (7, false));
+    assert_eq!(accepted(&bed.send(counted(7, 2)).await), (7, true));
+}
+
 pub(crate) async fn the_same_id_elsewhere_is_another_message<F: Fixture>() {
     let mut bed = Bed::<F>::new().await;
     let back = append_from(device(2, 1), 1, 1, &[device(1, 1)]);

@@ -70,7 +70,7 @@ pub(crate) fn between(a: u8, b: u8) -> ConversationId {
     ConversationId::direct(account(a), account(b))
 }
 
-fn slice(device: DeviceRef) -> v1::Slice {
+pub(crate) fn slice(device: DeviceRef) -> v1::Slice {
     v1::Slice { device: device.device.to_bytes(), data: Bytes::from(format!("for {}", device.device)) }
 }
 
@@ -220,6 +220,7 @@ macro_rules! conformance_tests {
         }
         $crate::log::conformance::conformance_tests! { $fixture;
             numbers_are_dense_and_in_order, a_retry_returns_the_original, a_retry_in_the_same_batch_is_a_duplicate,
+            retries_among_new_messages_are_known_one_by_one, counters_that_fall_are_no_retries,
             the_same_id_elsewhere_is_another_message, a_retry_is_recognised_after_dying_and_after_a_flush, a_duplicate_comes_before_every_refusal,
             checks_come_in_order, a_refusal_shuts_the_gate_until_restart, slices_must_match_both_lists, a_checkpoint_may_leave_out_devices,
             a_revoked_sender_is_refused_but_its_retry_is_answered, time_stamps_do_not_go_back, mutual_once_both_have_sent,

@@ -15,9 +15,10 @@ use super::{
     bounded,
     plan::Waiting,
     roster::Rosters,
+    run::{self, Run},
     session::{Call, unsigned},
 };
-use crate::log::{Append, row};
+use crate::log::Append;
 
 /// Bit 0 of the flags.
 pub(super) const CHECKPOINT: i16 = 0b01;
@@ -25,35 +26,32 @@ pub(super) const CHECKPOINT: i16 = 0b01;
 pub(super) const FROM_HIGH: i16 = 0b10;
 
 const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}')
-    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)";
+    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
 /// What is refused because its device has connected anew. The class is that of what is wrong with the data, so that one message is found and the rest is appended.
 const FENCED: &str = "23K01";
 const CREATE: &str = "SELECT log_create($1, $2, $3)";
-const FIND: &str = "SELECT i.n, m.seq, m.at_ms, c.sent FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY i(conversation, sender, id, n)
+const FIND: &str = "SELECT i.n, m.seq, m.at_ms, c.sent FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[]) WITH ORDINALITY i(conversation, sender, id, counter, n)
     JOIN conversation c ON c.id = i.conversation
-    JOIN message m ON m.conversation = i.conversation AND m.sender = i.sender AND m.client_msg_id = i.id";
+    CROSS JOIN LATERAL log_find(i.conversation, i.sender, i.id, i.counter) m";
 
-/// Body and slices as they are stored, written straight into the statement.
-struct Content<'a>(&'a Append);
+/// What a row holds of a run, written straight into the statement.
+struct Content<'b, 'a>(&'b [&'a Append]);
 
-impl Type<Postgres> for Content<'_> {
+impl Type<Postgres> for Content<'_, '_> {
     fn type_info() -> PgTypeInfo {
         <Vec<u8> as Type<Postgres>>::type_info()
     }
 }
 
-impl PgHasArrayType for Content<'_> {
+impl PgHasArrayType for Content<'_, '_> {
     fn array_type_info() -> PgTypeInfo {
         <Vec<u8> as PgHasArrayType>::array_type_info()
     }
 }
 
-impl<'q> Encode<'q, Postgres> for Content<'_> {
+impl<'q> Encode<'q, Postgres> for Content<'_, '_> {
     fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let slices = self.0.slices.iter().chain(&self.0.own_slices);
-        // The plan has compared them with device ids, which have 16 bytes.
-        let slices = slices.map(|slice| (<[u8; 16]>::try_from(&slice.device[..]).unwrap_or_default(), &slice.data[..]));
-        row::encode(buf, &self.0.body, slices).ok_or("a message too large to be stored")?;
+        run::encode(buf, self.0).ok_or("a message too large to be stored")?;
         Ok(IsNull::No)
     }
 }
@@ -73,10 +71,16 @@ fn uuid(id: [u8; 16]) -> Uuid {
     Uuid::from_bytes(id)
 }
 
+/// A place in a batch, which is far smaller than any number that the database knows.
+fn number<N: TryFrom<usize> + Default>(n: usize) -> N {
+    N::try_from(n).unwrap_or_default()
+}
+
 /// Appends of one batch, grouped by conversation, conversations ascending.
 pub(super) struct Batch<'a> {
     appends: Vec<&'a Append>,
     groups: Vec<Group>,
+    runs: Vec<Run>,
     /// `None` for the database's clock.
     now_ms: Option<i64>,
 }
@@ -84,10 +88,22 @@ pub(super) struct Batch<'a> {
 struct Group {
     conversation: ConversationId,
     versions: [i64; 2],
-    count: i64,
+    count: usize,
     /// Which of them is the last that is no checkpoint, from 1; 0 if all are.
-    shown: i64,
+    shown: usize,
     sent: i16,
+}
+
+impl Group {
+    /// Returns its place among the messages of the group, from 1.
+    fn add(&mut self, append: &Append) -> usize {
+        self.count += 1;
+        self.sent |= 1 << side(append);
+        if !append.checkpoint {
+            self.shown = self.count;
+        }
+        self.count
+    }
 }
 
 /// What became of a conversation of the batch.
@@ -113,24 +129,19 @@ impl<'a> Batch<'a> {
     pub(super) fn new(waiting: &'a [Waiting], order: &[usize], rosters: &Rosters, now_ms: Option<u64>) -> Self {
         let appends: Vec<_> = order.iter().map(|n| &waiting[*n].append).collect();
         let mut groups: Vec<Group> = Vec::with_capacity(appends.len());
-        for append in &appends {
-            let sent = 1 << side(append);
-            match groups.last_mut() {
-                Some(group) if group.conversation == append.conversation => {
-                    group.count += 1;
-                    group.sent |= sent;
-                    if !append.checkpoint {
-                        group.shown = group.count;
-                    }
-                }
-                _ => {
-                    let versions = members(append).map(|account| rosters.get(account).map_or(0, |roster| roster.version));
-                    let shown = i64::from(!append.checkpoint);
-                    groups.push(Group { conversation: append.conversation, versions, count: 1, shown, sent });
-                }
+        let mut runs: Vec<Run> = Vec::with_capacity(appends.len());
+        for (n, append) in appends.iter().enumerate() {
+            if groups.last().is_none_or(|group| group.conversation != append.conversation) {
+                let versions = members(append).map(|account| rosters.get(account).map_or(0, |roster| roster.version));
+                groups.push(Group { conversation: append.conversation, versions, count: 0, shown: 0, sent: 0 });
+            }
+            let group = groups.len() - 1;
+            let nth = groups[group].add(append);
+            if nth == 1 || !runs.last_mut().is_some_and(|run| run.extend(appends[n - 1], append)) {
+                runs.push(Run::new(append, n, group, nth));
             }
         }
-        Self { appends, groups, now_ms: now_ms.map(bounded) }
+        Self { appends, groups, runs, now_ms: now_ms.map(bounded) }
     }
 
     /// Each sending device, ascending, with the oldest epoch of a connection that it sent on and its largest counter.
@@ -157,27 +168,33 @@ impl Call for Batch<'_> {
     type Answer = Appended;
 
     async fn run(&self, connection: &mut PgConnection) -> Result<Appended, sqlx::Error> {
-        let (groups, appends) = (&self.groups, &self.appends);
-        let group_numbers: Vec<i32> = self.groups().map(|n| i32::try_from(n + 1).unwrap_or(i32::MAX)).collect();
-        let nth: Vec<i64> = groups.iter().flat_map(|group| 1..=group.count).collect();
+        let (groups, runs) = (&self.groups, &self.runs);
+        let of = |run: &Run| run.of(&self.appends);
+        // What all messages of a run have in common.
+        let each = |run: &Run| self.appends[run.start];
+        let least = |run: &Run| bounded(each(run).device_counter);
+        let largest = |run: &Run| bounded(self.appends[run.start + run.count - 1].device_counter);
+        let name = |run: &Run| (run.count == 1).then(|| uuid(each(run).client_msg_id.0));
+        let flags = |run: &Run| (i16::from(each(run).checkpoint) * CHECKPOINT) | (side(each(run)) * FROM_HIGH);
         let senders = self.senders();
-        let flags = |a: &&Append| (i16::from(a.checkpoint) * CHECKPOINT) | (side(a) * FROM_HIGH);
         let query = sqlx::query(APPEND)
             .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[0]).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[1]).collect::<Vec<_>>())
-            .bind(groups.iter().map(|g| g.count).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| number(g.count)).collect::<Vec<i64>>())
             .bind(groups.iter().map(|g| g.sent).collect::<Vec<_>>())
-            .bind(groups.iter().map(|g| g.shown).collect::<Vec<_>>())
-            .bind(group_numbers)
-            .bind(nth)
-            .bind(appends.iter().map(|a| uuid(a.sender.device.0)).collect::<Vec<_>>())
-            .bind(appends.iter().map(|a| uuid(a.client_msg_id.0)).collect::<Vec<_>>())
-            .bind(appends.iter().map(|a| bounded(a.device_counter)).collect::<Vec<_>>())
-            .bind(appends.iter().map(|a| bounded(a.sender_list_version)).collect::<Vec<_>>())
-            .bind(appends.iter().map(|a| bounded(a.recipient_list_version)).collect::<Vec<_>>())
-            .bind(appends.iter().map(flags).collect::<Vec<_>>())
-            .bind(appends.iter().map(|a| Content(a)).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| number(g.shown)).collect::<Vec<i64>>())
+            .bind(runs.iter().map(|r| number(r.group + 1)).collect::<Vec<i32>>())
+            .bind(runs.iter().map(|r| number(r.last)).collect::<Vec<i64>>())
+            .bind(runs.iter().map(|r| number(r.count)).collect::<Vec<i16>>())
+            .bind(runs.iter().map(|r| uuid(each(r).sender.device.0)).collect::<Vec<_>>())
+            .bind(runs.iter().map(name).collect::<Vec<_>>())
+            .bind(runs.iter().map(least).collect::<Vec<_>>())
+            .bind(runs.iter().map(largest).collect::<Vec<_>>())
+            .bind(runs.iter().map(|r| bounded(each(r).sender_list_version)).collect::<Vec<_>>())
+            .bind(runs.iter().map(|r| bounded(each(r).recipient_list_version)).collect::<Vec<_>>())
+            .bind(runs.iter().map(flags).collect::<Vec<_>>())
+            .bind(runs.iter().map(|r| Content(of(r))).collect::<Vec<_>>())
             .bind(senders.iter().map(|(device, ..)| uuid(device.0)).collect::<Vec<_>>())
             .bind(senders.iter().map(|(_, epoch, _)| bounded(*epoch)).collect::<Vec<_>>())
             .bind(senders.iter().map(|(.., counter)| bounded(*counter)).collect::<Vec<_>>())
@@ -233,7 +250,8 @@ impl Call for Find<'_> {
         let query = sqlx::query(FIND)
             .bind(self.0.iter().map(|a| uuid(a.conversation.0)).collect::<Vec<_>>())
             .bind(self.0.iter().map(|a| uuid(a.sender.device.0)).collect::<Vec<_>>())
-            .bind(self.0.iter().map(|a| uuid(a.client_msg_id.0)).collect::<Vec<_>>());
+            .bind(self.0.iter().map(|a| uuid(a.client_msg_id.0)).collect::<Vec<_>>())
+            .bind(self.0.iter().map(|a| bounded(a.device_counter)).collect::<Vec<_>>());
         let rows = query.fetch_all(connection).await?;
         let found = |row: &sqlx::postgres::PgRow| {
             let n: i64 = row.try_get(0)?;

@@ -40,9 +40,9 @@ const PURGE: &str = "SELECT o_delivered, o_expired, o_more FROM log_purge($1, $2
 const UNMARK: &str = "SELECT log_unmark($1)";
 /// The next conversations that hold something, by going from one to the next in the index.
 const NEXT: &str = "WITH RECURSIVE kept(id) AS (
-        (SELECT conversation FROM message WHERE conversation > $1 ORDER BY conversation LIMIT 1)
+        (SELECT conversation FROM message_run WHERE conversation > $1 ORDER BY conversation LIMIT 1)
         UNION ALL
-        SELECT (SELECT conversation FROM message WHERE conversation > k.id ORDER BY conversation LIMIT 1) FROM kept k WHERE k.id IS NOT NULL
+        SELECT (SELECT conversation FROM message_run WHERE conversation > k.id ORDER BY conversation LIMIT 1) FROM kept k WHERE k.id IS NOT NULL
     )
     SELECT id FROM kept WHERE id IS NOT NULL LIMIT $2";
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";

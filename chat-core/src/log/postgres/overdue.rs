@@ -33,9 +33,10 @@ const SET_MARK: &str = "INSERT INTO log_overdue (one, at_ms, conversation, seq) 
     ON CONFLICT (one) DO UPDATE SET at_ms = excluded.at_ms, conversation = excluded.conversation, seq = excluded.seq";
 /// A row for each device that lacks a message, or one without a device. The time alone finds the pages; several messages of a batch have the same.
 const READ: &str = "WITH due AS MATERIALIZED (
-        SELECT m.at_ms, m.conversation, m.seq, m.sender, m.flags FROM message m
-        WHERE m.at_ms >= $1 AND m.at_ms <= $4 AND (m.at_ms, m.conversation, m.seq) > ($1, $2, $3)
-        ORDER BY m.at_ms, m.conversation, m.seq LIMIT $5
+        SELECT m.at_ms, m.conversation, s.seq, m.sender, m.flags
+        FROM message_run m CROSS JOIN LATERAL generate_series(m.seq - m.count + 1, m.seq) s(seq)
+        WHERE m.at_ms >= $1 AND m.at_ms <= $4 AND (m.at_ms, m.conversation, s.seq) > ($1, $2, $3)
+        ORDER BY m.at_ms, m.conversation, s.seq LIMIT $5
     )
     SELECT d.at_ms, d.conversation, d.seq, CASE k.side WHEN 0 THEN c.low ELSE c.high END, k.device
     FROM due d JOIN conversation c ON c.id = d.conversation

@@ -12,21 +12,21 @@ use super::{
     append::{CHECKPOINT, FROM_HIGH},
     bounded,
     read::{account_id, device_id},
+    run,
     session::unsigned,
 };
 use crate::log::{AbsentRange, Entry, Page, PageLimit, Payload, row};
 
-/// One snapshot of everything. A message counts with all its slices: what does not fit is not sent, the first is sent whatever its size. `total` tells of
-/// rows that were left out for their size.
+/// One snapshot of everything: runs, up to and with the one that goes beyond the limit. `total` tells of runs that were left out.
 const READ: &str =
-    "SELECT c.head, c.low, c.high, k.start, m.total, m.seq, m.at_ms, m.sender, m.client_msg_id, m.sender_list, m.recipient_list, m.flags, m.data
+    "SELECT c.head, c.low, c.high, k.start, c.first, m.total, m.seq, m.count, m.at_ms, m.sender, m.client_msg_id, m.sender_list, m.recipient_list, m.flags, m.data
     FROM conversation c
     JOIN cursor k ON k.conversation = c.id AND k.device = $1 AND NOT k.retired AND $2 = CASE k.side WHEN 0 THEN c.low ELSE c.high END
     LEFT JOIN LATERAL (
         SELECT * FROM (
-            SELECT s.*, count(*) OVER () AS total, sum(octet_length(data)) OVER (ORDER BY seq) AS size, row_number() OVER (ORDER BY seq) AS n
-            FROM (SELECT * FROM message WHERE conversation = $3 AND seq > greatest($4, k.start) ORDER BY seq LIMIT $5) s
-        ) sized WHERE n = 1 OR size <= $6
+            SELECT s.*, count(*) OVER () AS total, sum(octet_length(data)) OVER (ORDER BY seq) - octet_length(data) AS before
+            FROM (SELECT * FROM message_run WHERE conversation = $3 AND seq > greatest($4, k.start) ORDER BY seq LIMIT $5) s
+        ) sized WHERE before <= $6
     ) m ON true
     WHERE c.id = $3 AND c.head > 0 ORDER BY m.seq";
 
@@ -52,14 +52,17 @@ pub(super) async fn page(connection: &mut PgConnection, wanted: &Wanted) -> Resu
     let Some(first) = rows.first() else { return Ok(None) };
     let members = [account_id(first, 1)?, account_id(first, 2)?];
     let head = unsigned(first.try_get(0)?);
-    let mut build = Build { device: device.device, members, page: Page { absent: Vec::new(), entries: Vec::new(), head }, next: after.min(head) + 1 };
+    let page = Page { absent: Vec::new(), entries: Vec::new(), head };
+    let mut build = Build { device: device.device, members, page, next: after.min(head) + 1, limit, bytes: 0 };
     build.absent_until(unsigned(first.try_get(3)?).min(head), AbsentReason::BeforeLinked);
-    let total: Option<i64> = first.try_get(4)?;
+    // The rest of a run may be gone, though it lies there.
+    build.absent_until(unsigned(first.try_get(4)?).saturating_sub(1), AbsentReason::Expired);
+    let total: Option<i64> = first.try_get(5)?;
+    let mut whole = total.is_none_or(|total| usize::try_from(total) == Ok(rows.len()));
     for row in rows.iter().filter(|_| total.is_some()) {
-        build.push(row)?;
+        whole &= build.push(row)?;
     }
-    let found = u64::try_from(build.page.entries.len()).unwrap_or(u64::MAX);
-    if found == unsigned(total.unwrap_or(0)) && build.page.entries.len() < limit.entries.max(1) {
+    if whole && build.page.entries.len() < limit.entries.max(1) {
         build.absent_until(head, AbsentReason::Expired);
     }
     Ok(Some(build.page))
@@ -94,6 +97,9 @@ struct Build {
     page: Page,
     /// The seq that comes next.
     next: u64,
+    limit: PageLimit,
+    /// Of the messages on the page, with all their slices.
+    bytes: usize,
 }
 
 impl Build {
@@ -104,33 +110,52 @@ impl Build {
         }
     }
 
-    fn push(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
-        let seq = unsigned(row.try_get(5)?);
-        self.absent_until(seq - 1, AbsentReason::Expired);
-        let flags: i16 = row.try_get(11)?;
-        let sender = DeviceRef { account: self.members[usize::from(flags & FROM_HIGH != 0)], device: device_id(row, 7)? };
-        let client_msg_id: Uuid = row.try_get(8)?;
-        self.page.entries.push(Entry {
+    /// Takes in the messages of a run that are asked for. Whether there was room for all of them.
+    fn push(&mut self, row: &PgRow) -> Result<bool, sqlx::Error> {
+        let (last, count) = (unsigned(row.try_get(6)?), row.try_get::<i16, _>(7)?.unsigned_abs());
+        let data: &[u8] = row.try_get(14)?;
+        let messages = match row.try_get::<Option<Uuid>, _>(10)? {
+            Some(name) => vec![(ClientMsgId(name.into_bytes()), data)],
+            None => run::unpack(data, usize::from(count)).ok_or_else(damaged)?,
+        };
+        let before = last.saturating_sub(u64::from(count));
+        self.absent_until(before, AbsentReason::Expired);
+        // Of a run that begins before what comes next the rest is taken.
+        let next = self.next;
+        for (seq, (name, data)) in (before + 1..).zip(messages).skip_while(|(seq, _)| *seq < next) {
+            // A message counts with all its slices: what does not fit is not sent, the first is sent whatever its size.
+            let bytes = self.bytes + data.len();
+            if !self.page.entries.is_empty() && (self.page.entries.len() >= self.limit.entries || bytes > self.limit.bytes) {
+                return Ok(false);
+            }
+            self.bytes = bytes;
+            self.page.entries.push(self.entry(row, seq, name, data)?);
+            self.next = seq + 1;
+        }
+        Ok(true)
+    }
+
+    fn entry(&self, row: &PgRow, seq: u64, client_msg_id: ClientMsgId, data: &[u8]) -> Result<Entry, sqlx::Error> {
+        let flags: i16 = row.try_get(13)?;
+        let sender = DeviceRef { account: self.members[usize::from(flags & FROM_HIGH != 0)], device: device_id(row, 9)? };
+        Ok(Entry {
             seq,
-            at_ms: unsigned(row.try_get(6)?),
+            at_ms: unsigned(row.try_get(8)?),
             sender,
-            client_msg_id: ClientMsgId(client_msg_id.into_bytes()),
+            client_msg_id,
             checkpoint: flags & CHECKPOINT != 0,
-            sender_list_version: unsigned(row.try_get(9)?),
-            recipient_list_version: unsigned(row.try_get(10)?),
-            payload: self.payload(row, sender.device)?,
-        });
-        self.next = seq + 1;
-        Ok(())
+            sender_list_version: unsigned(row.try_get(11)?),
+            recipient_list_version: unsigned(row.try_get(12)?),
+            payload: self.payload(data, sender.device)?,
+        })
     }
 
     /// Copies what there is for the device.
-    fn payload(&self, row: &PgRow, sender: DeviceId) -> Result<Payload, sqlx::Error> {
+    fn payload(&self, data: &[u8], sender: DeviceId) -> Result<Payload, sqlx::Error> {
         if sender == self.device {
             return Ok(Payload::Absent(AbsentReason::Own));
         }
-        let data: &[u8] = row.try_get(12)?;
-        let view = row::view(data, self.device.0).ok_or_else(|| sqlx::Error::Decode("an entry of a conversation is damaged".into()))?;
+        let view = row::view(data, self.device.0).ok_or_else(damaged)?;
         let Some(slice) = view.slice else { return Ok(Payload::Absent(AbsentReason::NotAddressed)) };
         let mut content = Vec::with_capacity(view.body.len() + slice.len());
         content.extend_from_slice(view.body);
@@ -138,6 +163,10 @@ impl Build {
         let content = Bytes::from(content);
         Ok(Payload::Sealed { body: content.slice(..view.body.len()), slice: content.slice(view.body.len()..) })
     }
+}
+
+fn damaged() -> sqlx::Error {
+    sqlx::Error::Decode("an entry of a conversation is damaged".into())
 }
 
 #[cfg(test)]

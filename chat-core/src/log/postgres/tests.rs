@@ -3,6 +3,7 @@
 mod away;
 mod gateways;
 mod replica;
+mod runs;
 
 use std::{
     os::unix::{fs::MetadataExt as _, process::CommandExt as _},
@@ -144,13 +145,13 @@ impl Fixture for OnPostgres {
 const GROW: &str = "DO $$
     DECLARE part regclass; conv uuid;
     BEGIN
-        SELECT tableoid::regclass, conversation INTO part, conv FROM message LIMIT 1;
+        SELECT tableoid::regclass, conversation INTO part, conv FROM message_run LIMIT 1;
         EXECUTE format('ALTER TABLE %s SET (autovacuum_enabled = off, toast.autovacuum_enabled = off)', part);
         EXECUTE format('INSERT INTO %s SELECT 1000000 + n, 0, 0, 0, 0, $1, gen_random_uuid(), gen_random_uuid(), 0,
             convert_to(repeat(md5(n::text), 2000), ''UTF8'') FROM generate_series(1, 300) n', part) USING conv;
-        DELETE FROM message WHERE seq > 1000000;
+        DELETE FROM message_run WHERE seq > 1000000;
     END $$";
-const GROWN: &str = "SELECT max(pg_relation_size(reltoastrelid)) FROM pg_class WHERE oid = (SELECT tableoid FROM message LIMIT 1)";
+const GROWN: &str = "SELECT max(pg_relation_size(reltoastrelid)) FROM pg_class WHERE oid = (SELECT tableoid FROM message_run LIMIT 1)";
 
 impl OnPostgres {
     /// Makes the file in which the large values of the only conversation are longer than a segment of the server's log, with nothing in it that could be
