@@ -252,12 +252,10 @@ impl Cluster {
         {
             let mut places = self.places.lock();
             for account in accounts {
-                match places.get(account) {
-                    Some(found) if is_there(account, found) => {
-                        online.insert(*account);
-                    }
-                    Some(_) => {}
-                    None => unknown.push(*account),
+                if !places.knows(account) {
+                    unknown.push(*account);
+                } else if is_there(account, places.peek(account)) {
+                    online.insert(*account);
                 }
             }
         }

@@ -3,9 +3,10 @@
 //!
 //! Bounded by two generations, like the buckets of the limits: an entry that is used moves into the young one, and when that is full the old one goes.
 
-use std::collections::HashMap;
-
-use kith_chat_core::sessions::{GatewayId, Place};
+use kith_chat_core::{
+    domain::IdMap,
+    sessions::{GatewayId, Place},
+};
 use kith_proto::id::AccountId;
 
 /// Accounts in one generation. An entry takes about 64 bytes, and 32 more for each place.
@@ -16,8 +17,8 @@ pub(super) type Elsewhere = Box<[Place]>;
 
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    young: HashMap<AccountId, Elsewhere>,
-    old: HashMap<AccountId, Elsewhere>,
+    young: IdMap<AccountId, Elsewhere>,
+    old: IdMap<AccountId, Elsewhere>,
 }
 
 impl Places {
@@ -25,16 +26,12 @@ impl Places {
         self.young.len() + self.old.len()
     }
 
-    /// What is known of the account, if anything.
-    pub(super) fn get(&mut self, account: &AccountId) -> Option<&[Place]> {
-        if !self.young.contains_key(account) {
-            let found = self.old.remove(account)?;
-            self.insert(*account, found);
-        }
-        self.young.get(account).map(|places| &places[..])
+    /// Whether anything is known of the account, be it that it has none; counts as use.
+    pub(super) fn knows(&mut self, account: &AccountId) -> bool {
+        self.young.contains_key(account) || self.old.remove(account).map(|found| self.insert(*account, found)).is_some()
     }
 
-    /// The same without counting as use; nothing if nothing is known.
+    /// What is known of the account; nothing if nothing is.
     pub(super) fn peek(&self, account: &AccountId) -> &[Place] {
         self.young.get(account).or_else(|| self.old.get(account)).map_or(&[], |places| &places[..])
     }
@@ -86,11 +83,11 @@ mod tests {
         for n in 1..500_000 {
             places.insert(account(n), Elsewhere::default());
             if n % 10_000 == 0 {
-                assert_eq!(places.get(&account(0)).unwrap().len(), 1);
+                assert!(places.knows(&account(0)) && places.peek(&account(0)).len() == 1);
             }
         }
         assert!(places.len() <= 2 * GENERATION);
-        assert!(places.get(&account(1)).is_none());
+        assert!(!places.knows(&account(1)));
     }
 
     #[test]
@@ -101,11 +98,11 @@ mod tests {
         }
         places.insert(account(10), Elsewhere::default());
         places.forget(&account(0));
-        assert!(places.get(&account(0)).is_none());
+        assert!(!places.knows(&account(0)));
         places.forget_gateway(GatewayId(1));
-        assert!(places.get(&account(1)).is_none());
-        assert_eq!(places.get(&account(2)).map(<[Place]>::len), Some(1));
-        assert_eq!(places.get(&account(10)).map(<[Place]>::len), Some(0));
+        assert!(!places.knows(&account(1)));
+        assert!(places.knows(&account(2)) && places.peek(&account(2)).len() == 1);
+        assert!(places.knows(&account(10)) && places.peek(&account(10)).is_empty());
         places.forget_all();
         assert_eq!(places.len(), 0);
     }

@@ -122,7 +122,7 @@ impl Cluster {
         {
             let mut places = self.places.lock();
             for job in jobs {
-                if job.accounts().all(|account| places.get(&account).is_some()) {
+                if job.accounts().all(|account| places.knows(&account)) {
                     self.counters.cached.add(job.accounts().count() as u64);
                     self.put(&job, |account| places.peek(account), &mut batch);
                 } else {
@@ -156,7 +156,7 @@ impl Cluster {
                 && let Some(job) = router.parked.pop_front()
             {
                 router.parked_bytes -= job.bytes();
-                accounts.extend(job.accounts().filter(|account| places.get(account).is_none()));
+                accounts.extend(job.accounts().filter(|account| !places.knows(account)));
                 jobs.push(job);
             }
         }
@@ -190,7 +190,7 @@ impl Cluster {
             let mut places = self.places.lock();
             for job in question.jobs {
                 // What was in the cache when the question was asked may have left it since.
-                if job.accounts().all(|account| found.contains_key(&account) || places.get(&account).is_some()) {
+                if job.accounts().all(|account| found.contains_key(&account) || places.knows(&account)) {
                     self.put(&job, |account| found.get(account).map_or_else(|| places.peek(account), |places| &places[..]), &mut batch);
                 } else {
                     self.park(router, job);

@@ -33,6 +33,8 @@ pub(super) struct Sends {
 #[derive(Debug)]
 struct Lane {
     conversation: ConversationId,
+    /// Whose conversation with the sender it is, once that was computed.
+    with: Option<AccountId>,
     gate: Arc<Gate>,
     slots: VecDeque<Slot>,
     shut: bool,
@@ -86,9 +88,10 @@ impl Sends {
         };
         let Some(lane) = self.lane(conversation) else { return Checked::Cut };
         let restart = send.restart;
-        match self.check(send, conversation, rules) {
+        match self.check(send, &self.lanes[lane], rules) {
             Ok(parts) => {
                 let lane = &mut self.lanes[lane];
+                lane.with = Some(parts.recipient);
                 lane.shut &= !restart;
                 let admission = if lane.shut { Admission::DuplicateOnly(Refusal::EarlierRefused) } else { Admission::Admitted };
                 lane.slots.push_back(Slot::Submitted(id));
@@ -106,8 +109,8 @@ impl Sends {
         }
     }
 
-    fn check(&self, send: v1::Send, conversation: ConversationId, rules: &Rules) -> Result<Parts, v1::Error> {
-        let parts = Parts::parse(send, conversation, rules)?;
+    fn check(&self, send: v1::Send, lane: &Lane, rules: &Rules) -> Result<Parts, v1::Error> {
+        let parts = Parts::parse(send, lane, rules)?;
         if self.in_flight >= rules.max_in_flight {
             return Err(refusal::overloaded("too many unanswered sends"));
         }
@@ -168,7 +171,7 @@ impl Sends {
         if self.lanes.len() >= MAX_LANES {
             return None;
         }
-        self.lanes.push(Lane { conversation, gate: Arc::default(), slots: VecDeque::new(), shut: false });
+        self.lanes.push(Lane { conversation, with: None, gate: Arc::default(), slots: VecDeque::new(), shut: false });
         Some(self.lanes.len() - 1)
     }
 }
@@ -181,13 +184,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn parse(send: v1::Send, conversation: ConversationId, rules: &Rules) -> Result<Self, v1::Error> {
+    fn parse(send: v1::Send, lane: &Lane, rules: &Rules) -> Result<Self, v1::Error> {
         let recipient = AccountId::try_from(&send.recipient[..]).map_err(|_| refusal::invalid("recipient is not 16 bytes"))?;
         let client_msg_id = ClientMsgId::try_from(&send.client_msg_id[..]).map_err(|_| refusal::invalid("client_msg_id is not 16 bytes"))?;
         if recipient == rules.me.account {
             return Err(refusal::invalid("recipient is the sender"));
         }
-        if conversation != ConversationId::direct(rules.me.account, recipient) {
+        if lane.with != Some(recipient) && lane.conversation != ConversationId::direct(rules.me.account, recipient) {
             let message = "conversation is not the one of sender and recipient";
             return Err(refusal::error(v1::ErrorCode::NotAMember, message));
         }

@@ -1,11 +1,8 @@
 //! Watermarks and presence, gathered for some milliseconds and pushed to the other member's live devices: a receipt per message would cost as much as the message.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use kith_chat_core::log::Moved;
+use kith_chat_core::{domain::IdSet, log::Moved};
 use kith_proto::{
     id::{AccountId, ConversationId, DeviceRef},
     v1,
@@ -30,7 +27,7 @@ const MAX_PRESENCE: usize = 100_000;
 pub(super) struct Courier {
     moved: Mutex<HashMap<(ConversationId, AccountId), Moved>>,
     newly_mutual: Mutex<Vec<(ConversationId, [AccountId; 2])>>,
-    mutual: Mutex<HashSet<ConversationId>>,
+    mutual: Mutex<IdSet<ConversationId>>,
     presence: Mutex<Vec<Change>>,
     work: Notify,
     presence_work: Notify,

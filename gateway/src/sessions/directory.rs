@@ -1,10 +1,8 @@
 //! Which sessions an account has, in shards so that connects and deliveries do not wait for one another.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::{collections::hash_map::Entry, sync::Arc};
 
+use kith_chat_core::domain::IdMap;
 use kith_proto::id::AccountId;
 use parking_lot::RwLock;
 
@@ -32,7 +30,7 @@ impl OfAccount {
 /// All sessions by account.
 #[derive(Debug)]
 pub(super) struct Directory {
-    shards: Box<[RwLock<HashMap<AccountId, OfAccount>>]>,
+    shards: Box<[RwLock<IdMap<AccountId, OfAccount>>]>,
 }
 
 impl Default for Directory {
@@ -42,7 +40,7 @@ impl Default for Directory {
 }
 
 impl Directory {
-    fn shard(&self, account: &AccountId) -> &RwLock<HashMap<AccountId, OfAccount>> {
+    fn shard(&self, account: &AccountId) -> &RwLock<IdMap<AccountId, OfAccount>> {
         // Account ids are hashes: any of their bytes spreads well enough.
         &self.shards[account.0[15] as usize % SHARDS]
     }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use kith_proto::id::{AccountId, ConversationId, DeviceId};
 use sqlx::{
-    Encode, PgConnection, Postgres, Row as _, Type,
+    Arguments as _, Encode, PgConnection, Postgres, Row as _, Type,
     encode::IsNull,
     error::BoxDynError,
-    postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo},
+    postgres::{PgArgumentBuffer, PgArguments, PgHasArrayType, PgTypeInfo},
 };
 use uuid::Uuid;
 
@@ -127,7 +127,7 @@ pub(super) struct Appended {
 impl<'a> Batch<'a> {
     /// `order` are the numbers of the appends in `waiting`, sorted by conversation, those of one conversation in the order in which they came.
     pub(super) fn new(waiting: &'a [Waiting], order: &[usize], rosters: &Rosters, now_ms: Option<u64>) -> Self {
-        let appends: Vec<_> = order.iter().map(|n| &waiting[*n].append).collect();
+        let appends: Vec<_> = order.iter().map(|n| &*waiting[*n].append).collect();
         let mut groups: Vec<Group> = Vec::with_capacity(appends.len());
         let mut runs: Vec<Run> = Vec::with_capacity(appends.len());
         for (n, append) in appends.iter().enumerate() {
@@ -177,7 +177,9 @@ impl Call for Batch<'_> {
         let name = |run: &Run| (run.count == 1).then(|| uuid(each(run).client_msg_id.0));
         let flags = |run: &Run| (i16::from(each(run).checkpoint) * CHECKPOINT) | (side(each(run)) * FROM_HIGH);
         let senders = self.senders();
-        let query = sqlx::query(APPEND)
+        let mut arguments = PgArguments::default();
+        arguments.reserve(21, runs.iter().map(Run::statement_bytes).sum());
+        let query = sqlx::query_with(APPEND, arguments)
             .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[0]).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[1]).collect::<Vec<_>>())

@@ -115,7 +115,7 @@ impl Options {
 #[derive(Debug)]
 pub struct PostgresLog {
     postgres: Arc<Postgres>,
-    writers: Vec<Arc<Queue<Append>>>,
+    writers: Vec<Arc<Queue<Box<Append>>>>,
     secretary: Arc<Queue<Said>>,
     porter: Arc<Queue<Hello>>,
     keeper: Arc<Queue<Asked>>,
@@ -208,7 +208,7 @@ impl PostgresLog {
         self.keeper.close();
     }
 
-    fn writer(&self, conversation: ConversationId) -> &Queue<Append> {
+    fn writer(&self, conversation: ConversationId) -> &Queue<Box<Append>> {
         // The id is a hash.
         &self.writers[usize::from(conversation.0[15]) % self.writers.len()]
     }
@@ -254,8 +254,9 @@ impl MessageLog for PostgresLog {
     fn submit(&self, append: Append) -> Result<(), Box<Append>> {
         let slices = append.slices.iter().chain(&append.own_slices).map(|s| s.data.len() + 64);
         let weight = APPEND_BYTES + append.body.len() + slices.sum::<usize>();
-        self.writer(append.conversation).push(append, weight).map_err(|refused| match refused {
-            Refused::Full(append) | Refused::Closed(append) => Box::new(append),
+        // It goes from hand to hand: in a box that costs a pointer each time.
+        self.writer(append.conversation).push(Box::new(append), weight).map_err(|refused| match refused {
+            Refused::Full(append) | Refused::Closed(append) => append,
         })
     }
 

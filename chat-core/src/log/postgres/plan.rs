@@ -11,18 +11,21 @@ use kith_proto::{
 };
 
 use super::roster::{Roster, Rosters};
-use crate::log::{Admission, Append, Refusal};
+use crate::{
+    domain::IdSet,
+    log::{Admission, Append, Refusal},
+};
 
 /// An append on its way.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) append: Append,
+    pub(super) append: Box<Append>,
     /// Batches in which its conversation turned out to have other devices than were remembered.
     pub(super) attempts: u8,
 }
 
-impl From<Append> for Waiting {
-    fn from(append: Append) -> Self {
+impl From<Box<Append>> for Waiting {
+    fn from(append: Box<Append>) -> Self {
         Self { append, attempts: 0 }
     }
 }
@@ -49,8 +52,8 @@ enum Verdict {
 /// read since the appends came.
 pub(super) fn plan(waiting: &[Waiting], rosters: &Rosters, fresh: &HashSet<AccountId>) -> Result<Vec<Step>, Vec<AccountId>> {
     let mut steps = Vec::with_capacity(waiting.len());
-    let mut seen: HashSet<(ConversationId, DeviceId, ClientMsgId)> = HashSet::with_capacity(waiting.len());
-    let mut closed: HashSet<ConversationId> = HashSet::new();
+    let mut seen: IdSet<(ConversationId, DeviceId, ClientMsgId)> = IdSet::with_capacity_and_hasher(waiting.len(), Default::default());
+    let mut closed: IdSet<ConversationId> = IdSet::default();
     let mut unsure = Vec::new();
     for Waiting { append, .. } in waiting {
         let again = !seen.insert((append.conversation, append.sender.device, append.client_msg_id));
@@ -149,7 +152,7 @@ mod tests {
     }
 
     fn planned(appends: Vec<Append>, fresh: &[AccountId]) -> Result<Vec<Step>, Vec<AccountId>> {
-        let waiting: Vec<_> = appends.into_iter().map(Waiting::from).collect();
+        let waiting: Vec<_> = appends.into_iter().map(|append| Waiting::from(Box::new(append))).collect();
         plan(&waiting, &rosters(), &fresh.iter().copied().collect())
     }
 

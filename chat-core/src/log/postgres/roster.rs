@@ -1,13 +1,14 @@
 //! The accounts' current devices, as a writer remembers them. A memory of it may be old: what is accepted by it is checked against the version that the
 //! conversation carries, and nothing is refused by it before it was read again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use kith_proto::id::{AccountId, DeviceId};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::session::Call;
+use crate::domain::IdMap;
 
 /// Accounts in each half of the memory: when one half is full the other, older half is forgotten.
 const HALF: usize = 50_000;
@@ -27,8 +28,8 @@ pub(super) struct Roster {
 
 #[derive(Debug, Default)]
 pub(super) struct Rosters {
-    recent: HashMap<AccountId, Arc<Roster>>,
-    older: HashMap<AccountId, Arc<Roster>>,
+    recent: IdMap<AccountId, Arc<Roster>>,
+    older: IdMap<AccountId, Arc<Roster>>,
 }
 
 impl Rosters {

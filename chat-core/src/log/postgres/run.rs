@@ -11,6 +11,8 @@ use crate::log::{Append, row};
 const PACK_BYTES: usize = 3_900;
 /// Of each message in a pack, besides its body and slices.
 const ENTRY: usize = 28;
+/// Of each row in a statement, besides its data: ids and numbers, each with its length.
+const ROW: usize = 320;
 
 /// Appends that become one row, as a range of those of their batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,11 @@ impl Run {
             (self.count, self.last, self.bytes) = (self.count + 1, self.last + 1, bytes);
         }
         fits
+    }
+
+    /// What it takes in a statement, with its part of its conversation and of its sender; about.
+    pub(super) fn statement_bytes(&self) -> usize {
+        self.bytes + ROW
     }
 
     /// Its messages.

@@ -26,15 +26,16 @@ use crate::{
     log::{Append, CommitTimes, Outcome, Refusal, Resolved},
 };
 
-/// Appends in a batch.
-const BATCH: usize = 512;
+/// Appends in a batch: as many rows where each device has one under way, a tenth of that where several are. With 512 the statement's own cost is felt: 5 to 8 % less
+/// was delivered with 5,000 pairs that wait for each message.
+const BATCH: usize = 1024;
 /// Bytes in a batch.
 const BATCH_BYTES: usize = 1 << 20;
 /// Batches in a row in which an append may find the devices of its conversation changed.
 const ATTEMPTS: u8 = 8;
 
 pub(super) struct Writer {
-    pub(super) queue: Arc<Queue<Append>>,
+    pub(super) queue: Arc<Queue<Box<Append>>>,
     pub(super) resolved: mpsc::Sender<Vec<Resolved>>,
     pub(super) clock: Clock,
     pub(super) session: Session,
@@ -165,7 +166,7 @@ impl Writer {
         if doubtful.is_empty() {
             return;
         }
-        let find = Find(doubtful.iter().map(|(n, _)| &turn.waiting[*n].append).collect());
+        let find = Find(doubtful.iter().map(|(n, _)| &*turn.waiting[*n].append).collect());
         let found = self.session.call(Twice::Harmless, &find).await;
         match found {
             Ok(found) => {
@@ -197,7 +198,7 @@ impl Writer {
                 waiting.append.gate.shut();
             }
             waiting.append.course.commit = Some(commit);
-            resolved.push(Resolved { append: waiting.append, outcome });
+            resolved.push(Resolved { append: *waiting.append, outcome });
         }
         held.into_iter().rev().for_each(|waiting| self.held.push_front(waiting));
         resolved
