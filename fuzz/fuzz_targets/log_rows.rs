@@ -1,4 +1,4 @@
-//! Body and slices of a log entry as they lie in the server's database: a damaged one is an error, never another device's bytes.
+//! Body and slices of a log entry, and packs of several, as they lie in the server's database: a damaged one is an error, never another device's bytes.
 #![no_main]
 
 use kith_fuzz::Plan;
@@ -8,4 +8,5 @@ fuzz_target!(|data: &[u8]| {
     let mut plan = Plan(data);
     let devices: Vec<i64> = (0..plan.u8() % 8).map(|_| plan.number().cast_signed()).collect();
     kith_chat_core::log::fuzzed_row(plan.0, &devices);
+    kith_chat_core::log::postgres::fuzzed_pack(plan.0, devices.len());
 });

@@ -41,16 +41,16 @@ CREATE VIEW message AS
     FROM message_run r CROSS JOIN LATERAL log_unpack(r.data, r.count) m WHERE r.client_msg_id IS NULL;
 
 -- The message that a device has sent under this name and with this counter, if it is kept. A device counts one up with each new message, so that the first run which reaches the counter is the
--- one; a few more are looked at for those who count otherwise, and no more, so that it costs little whatever they do.
+-- one; a few more are looked at for those who count otherwise, and no more, so that it costs little whatever they do. For the same reason a pack is taken apart only if the name is in it.
 CREATE FUNCTION log_find(of_conversation uuid, of_sender uuid, name uuid, number bigint) RETURNS TABLE (seq bigint, at_ms bigint) LANGUAGE sql STABLE AS $$
     SELECT coalesce(r.seq - r.count + m.n, r.seq), r.at_ms
-    FROM (SELECT * FROM message_run WHERE conversation = of_conversation AND sender = of_sender AND counter >= number ORDER BY counter LIMIT 64) r
-    LEFT JOIN LATERAL log_unpack(r.data, r.count) m ON r.client_msg_id IS NULL
+    FROM (SELECT * FROM message_run WHERE conversation = of_conversation AND sender = of_sender AND counter >= number ORDER BY counter LIMIT 16) r
+    LEFT JOIN LATERAL log_unpack(r.data, r.count) m ON r.client_msg_id IS NULL AND position(uuid_send(name) IN substring(r.data FOR 28 * r.count)) > 0
     WHERE coalesce(m.client_msg_id, r.client_msg_id) = name
     LIMIT 1
 $$;
 
--- Appends a batch in one round trip, in which some messages may be retries: slower than the one below, a row for each message.
+-- Appends a batch in one round trip, in which messages may be retries: looks for each, and makes a row for each.
 --
 -- Each statement in here sees what was committed before it began, and so, after the locks of the first one, everything that whoever held them has done:
 -- other processes append to the same conversations, add devices and clear marks under these locks only.
@@ -131,7 +131,8 @@ BEGIN
     WHERE d.device = i.sender AND d.counter < i.counter;
 END $$;
 
--- Appends a batch in one round trip.
+-- Appends a batch in one round trip. In some conversations there may be retries among the messages: these are told, and nothing is done, unless the call says that each message is to be looked
+-- for. So a few retries do not make a large batch slow.
 --
 -- The time of a message is the database's, unless one is given: several gateways have several clocks, and what one of them stamps another one expires.
 --
@@ -150,11 +151,15 @@ CREATE FUNCTION log_append(
     s_device uuid[], s_epoch bigint[], s_counter bigint[],
     -- Unix milliseconds; NULL for the database's clock.
     now_ms bigint,
+    -- Whether each message is to be looked for.
+    retries boolean,
     -- Of each conversation: the head before, or -1 if it does not exist or its devices are not those of the given versions, and nothing was done; its
     -- time; who has sent.
     OUT o_base bigint[], OUT o_at_ms bigint[], OUT o_sent smallint[],
     -- Of each message that was there before: its number in the batch, from 1, its seq and its time.
-    OUT d_message bigint[], OUT d_seq bigint[], OUT d_at_ms bigint[]
+    OUT d_message bigint[], OUT d_seq bigint[], OUT d_at_ms bigint[],
+    -- The conversations in which there may be retries, by their numbers in the batch: if there are any, nothing was done.
+    OUT o_odd int[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -167,54 +172,7 @@ DECLARE
     mark uuid[];
     current bigint;
 BEGIN
-    BEGIN
-        WITH moved AS (
-            UPDATE conversation c SET head = c.head + i.count, at_ms = greatest(c.at_ms, moment), sent = c.sent | i.sent,
-                shown = CASE i.shown WHEN 0 THEN c.shown ELSE c.head + i.shown END
-            FROM unnest(c_id, c_low_version, c_high_version, c_count, c_sent, c_shown) WITH ORDINALITY i(id, low_version, high_version, count, sent, shown, n)
-            WHERE c.id = i.id AND c.low_version = i.low_version AND c.high_version = i.high_version
-            RETURNING i.n, c.id, c.head - i.count AS base, c.unmarked, c.at_ms, c.sent
-        )
-        SELECT array_agg(n), array_agg(base), array_agg(at_ms), array_agg(sent), array_agg(id) FILTER (WHERE unmarked)
-        INTO found, o_base, o_at_ms, o_sent, mark FROM (SELECT * FROM moved ORDER BY n) m;
-
-        -- Whoever sends something new has sent nothing before with as high a counter. Otherwise nothing of the above has happened, and the slower way looks at each message.
-        IF EXISTS (
-            SELECT FROM unnest(r_conversation, r_sender, r_least) i(c, sender, least)
-            CROSS JOIN LATERAL (SELECT FROM message_run WHERE conversation = c_id[i.c] AND sender = i.sender AND counter >= i.least LIMIT 1) r
-        ) THEN
-            RAISE EXCEPTION 'there may be retries' USING ERRCODE = '23K02';
-        END IF;
-
-        IF coalesce(cardinality(found), 0) < cardinality(c_id) THEN
-            -- Spread over the places that all of them would have.
-            placed := o_base;
-            times := o_at_ms;
-            senders := o_sent;
-            o_base := array_fill(-1::bigint, ARRAY[cardinality(c_id)]);
-            o_at_ms := array_fill(0::bigint, ARRAY[cardinality(c_id)]);
-            o_sent := array_fill(0::smallint, ARRAY[cardinality(c_id)]);
-            FOR k IN 1..coalesce(cardinality(found), 0) LOOP
-                o_base[found[k]] := placed[k];
-                o_at_ms[found[k]] := times[k];
-                o_sent[found[k]] := senders[k];
-            END LOOP;
-        END IF;
-
-        IF mark IS NOT NULL THEN
-            UPDATE conversation SET unmarked = false WHERE id = ANY (mark);
-            UPDATE cursor k SET behind = true
-            FROM (SELECT conversation, device FROM cursor WHERE conversation = ANY (mark) AND NOT behind AND NOT retired
-                  ORDER BY conversation, device FOR NO KEY UPDATE) l
-            WHERE k.conversation = l.conversation AND k.device = l.device;
-        END IF;
-
-        INSERT INTO message_run (seq, at_ms, counter, sender_list, recipient_list, conversation, sender, client_msg_id, flags, data, count)
-        SELECT o_base[i.c] + i.nth, o_at_ms[i.c], i.counter, i.sender_list, i.recipient_list, c_id[i.c], i.sender, i.client_msg_id, i.flags, i.data, i.count
-        FROM unnest(r_conversation, r_nth, r_count, r_sender, r_client_msg_id, r_counter, r_sender_list, r_recipient_list, r_flags, r_data)
-            i(c, nth, count, sender, client_msg_id, counter, sender_list, recipient_list, flags, data)
-        WHERE o_base[i.c] >= 0;
-    EXCEPTION WHEN SQLSTATE '23K02' THEN
+    IF retries THEN
         SELECT a.o_base, a.o_at_ms, a.o_sent, a.d_message, a.d_seq, a.d_at_ms INTO o_base, o_at_ms, o_sent, d_message, d_seq, d_at_ms
         FROM (
             SELECT array_agg(c ORDER BY k, n) AS c, array_agg(nth ORDER BY k, n) AS nth, array_agg(sender ORDER BY k, n) AS sender, array_agg(name ORDER BY k, n) AS name,
@@ -229,7 +187,62 @@ BEGIN
             ) i
         ) b CROSS JOIN LATERAL log_append(c_id, c_low_version, c_high_version, c_count, c_sent, moment, b.c, b.nth, b.sender, b.name, b.number, b.sender_list, b.recipient_list,
             b.flags, b.content, c_shown) a;
-    END;
+    ELSE
+        BEGIN
+            WITH moved AS (
+                UPDATE conversation c SET head = c.head + i.count, at_ms = greatest(c.at_ms, moment), sent = c.sent | i.sent,
+                    shown = CASE i.shown WHEN 0 THEN c.shown ELSE c.head + i.shown END
+                FROM unnest(c_id, c_low_version, c_high_version, c_count, c_sent, c_shown) WITH ORDINALITY i(id, low_version, high_version, count, sent, shown, n)
+                WHERE c.id = i.id AND c.low_version = i.low_version AND c.high_version = i.high_version
+                RETURNING i.n, c.id, c.head - i.count AS base, c.unmarked, c.at_ms, c.sent
+            )
+            SELECT array_agg(n), array_agg(base), array_agg(at_ms), array_agg(sent), array_agg(id) FILTER (WHERE unmarked)
+            INTO found, o_base, o_at_ms, o_sent, mark FROM (SELECT * FROM moved ORDER BY n) m;
+
+            -- Whoever sends something new has sent nothing before with as high a counter.
+            o_odd := ARRAY(
+                SELECT DISTINCT i.c FROM unnest(r_conversation, r_sender, r_least) i(c, sender, least)
+                CROSS JOIN LATERAL (SELECT FROM message_run WHERE conversation = c_id[i.c] AND sender = i.sender AND counter >= i.least LIMIT 1) r);
+            IF o_odd <> '{}' THEN
+                RAISE EXCEPTION 'there may be retries' USING ERRCODE = '23K02';
+            END IF;
+
+            IF coalesce(cardinality(found), 0) < cardinality(c_id) THEN
+                -- Spread over the places that all of them would have.
+                placed := o_base;
+                times := o_at_ms;
+                senders := o_sent;
+                o_base := array_fill(-1::bigint, ARRAY[cardinality(c_id)]);
+                o_at_ms := array_fill(0::bigint, ARRAY[cardinality(c_id)]);
+                o_sent := array_fill(0::smallint, ARRAY[cardinality(c_id)]);
+                FOR k IN 1..coalesce(cardinality(found), 0) LOOP
+                    o_base[found[k]] := placed[k];
+                    o_at_ms[found[k]] := times[k];
+                    o_sent[found[k]] := senders[k];
+                END LOOP;
+            END IF;
+
+            IF mark IS NOT NULL THEN
+                UPDATE conversation SET unmarked = false WHERE id = ANY (mark);
+                UPDATE cursor k SET behind = true
+                FROM (SELECT conversation, device FROM cursor WHERE conversation = ANY (mark) AND NOT behind AND NOT retired
+                      ORDER BY conversation, device FOR NO KEY UPDATE) l
+                WHERE k.conversation = l.conversation AND k.device = l.device;
+            END IF;
+
+            INSERT INTO message_run (seq, at_ms, counter, sender_list, recipient_list, conversation, sender, client_msg_id, flags, data, count)
+            SELECT o_base[i.c] + i.nth, o_at_ms[i.c], i.counter, i.sender_list, i.recipient_list, c_id[i.c], i.sender, i.client_msg_id, i.flags, i.data, i.count
+            FROM unnest(r_conversation, r_nth, r_count, r_sender, r_client_msg_id, r_counter, r_sender_list, r_recipient_list, r_flags, r_data)
+                i(c, nth, count, sender, client_msg_id, counter, sender_list, recipient_list, flags, data)
+            WHERE o_base[i.c] >= 0;
+        EXCEPTION WHEN SQLSTATE '23K02' THEN
+            -- Nothing of the above has happened.
+            o_base := NULL;
+            o_at_ms := NULL;
+            o_sent := NULL;
+            RETURN;
+        END;
+    END IF;
 
     IF -1 = ANY (o_base) THEN
         -- What was not placed has not been accepted.
@@ -258,7 +271,7 @@ CREATE OR REPLACE FUNCTION log_append(
 BEGIN
     SELECT a.o_base, a.o_at_ms, a.o_sent, a.d_message, a.d_seq, a.d_at_ms INTO o_base, o_at_ms, o_sent, d_message, d_seq, d_at_ms
     FROM log_append(c_id, c_low_version, c_high_version, c_count, c_sent, c_shown, m_conversation, m_nth, array_fill(1::smallint, ARRAY[cardinality(m_conversation)]), m_sender,
-        m_client_msg_id, m_counter, m_counter, m_sender_list, m_recipient_list, m_flags, m_data, s_device, s_epoch, s_counter, now_ms) a;
+        m_client_msg_id, m_counter, m_counter, m_sender_list, m_recipient_list, m_flags, m_data, s_device, s_epoch, s_counter, now_ms, true) a;
 END $$;
 
 -- Deletes from the given conversations (ascending) what every current device has, and what came at or before `cutoff_ms`; at most `most` of each. Returns

@@ -25,8 +25,9 @@ pub(super) const CHECKPOINT: i16 = 0b01;
 /// Bit 1 of the flags.
 pub(super) const FROM_HIGH: i16 = 0b10;
 
-const APPEND: &str = "SELECT o_base, o_at_ms, o_sent, coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}')
-    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)";
+const APPEND: &str = "SELECT coalesce(o_base, '{}'), coalesce(o_at_ms, '{}'), coalesce(o_sent, '{}'),
+        coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}'), coalesce(o_odd, '{}')
+    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
 /// What is refused because its device has connected anew. The class is that of what is wrong with the data, so that one message is found and the rest is appended.
 const FENCED: &str = "23K01";
 const CREATE: &str = "SELECT log_create($1, $2, $3)";
@@ -83,6 +84,8 @@ pub(super) struct Batch<'a> {
     runs: Vec<Run>,
     /// `None` for the database's clock.
     now_ms: Option<i64>,
+    /// Whether each message is looked for.
+    retries: bool,
 }
 
 struct Group {
@@ -122,11 +125,13 @@ pub(super) struct Appended {
     pub(super) placed: Vec<Placed>,
     /// Messages, by their number in the batch, that were there before: seq and time.
     pub(super) duplicates: HashMap<usize, (u64, u64)>,
+    /// Conversations in which there may be retries, by their number in the batch, ascending: if there are any, nothing was done. Only of a batch that does not look for them.
+    pub(super) odd: Vec<usize>,
 }
 
 impl<'a> Batch<'a> {
     /// `order` are the numbers of the appends in `waiting`, sorted by conversation, those of one conversation in the order in which they came.
-    pub(super) fn new(waiting: &'a [Waiting], order: &[usize], rosters: &Rosters, now_ms: Option<u64>) -> Self {
+    pub(super) fn new(waiting: &'a [Waiting], order: &[usize], rosters: &Rosters, now_ms: Option<u64>, retries: bool) -> Self {
         let appends: Vec<_> = order.iter().map(|n| &*waiting[*n].append).collect();
         let mut groups: Vec<Group> = Vec::with_capacity(appends.len());
         let mut runs: Vec<Run> = Vec::with_capacity(appends.len());
@@ -141,7 +146,7 @@ impl<'a> Batch<'a> {
                 runs.push(Run::new(append, n, group, nth));
             }
         }
-        Self { appends, groups, runs, now_ms: now_ms.map(bounded) }
+        Self { appends, groups, runs, now_ms: now_ms.map(bounded), retries }
     }
 
     /// Each sending device, ascending, with the oldest epoch of a connection that it sent on and its largest counter.
@@ -178,7 +183,7 @@ impl Call for Batch<'_> {
         let flags = |run: &Run| (i16::from(each(run).checkpoint) * CHECKPOINT) | (side(each(run)) * FROM_HIGH);
         let senders = self.senders();
         let mut arguments = PgArguments::default();
-        arguments.reserve(21, runs.iter().map(Run::statement_bytes).sum());
+        arguments.reserve(22, runs.iter().map(Run::statement_bytes).sum());
         let query = sqlx::query_with(APPEND, arguments)
             .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[0]).collect::<Vec<_>>())
@@ -200,7 +205,8 @@ impl Call for Batch<'_> {
             .bind(senders.iter().map(|(device, ..)| uuid(device.0)).collect::<Vec<_>>())
             .bind(senders.iter().map(|(_, epoch, _)| bounded(*epoch)).collect::<Vec<_>>())
             .bind(senders.iter().map(|(.., counter)| bounded(*counter)).collect::<Vec<_>>())
-            .bind(self.now_ms);
+            .bind(self.now_ms)
+            .bind(self.retries);
         let row = query.fetch_one(connection).await?;
         let (base, at_ms, sent): (Vec<i64>, Vec<i64>, Vec<i16>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let placed = base.iter().zip(at_ms).zip(sent);
@@ -208,7 +214,10 @@ impl Call for Batch<'_> {
         let (numbers, seqs, times): (Vec<i64>, Vec<i64>, Vec<i64>) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
         let duplicates = numbers.into_iter().zip(seqs).zip(times);
         let duplicates = duplicates.filter_map(|((n, seq), at)| Some((usize::try_from(n - 1).ok()?, (unsigned(seq), unsigned(at)))));
-        Ok(Appended { placed: placed.collect(), duplicates: duplicates.collect() })
+        let mut odd: Vec<i32> = row.try_get(6)?;
+        odd.sort_unstable();
+        let odd = odd.into_iter().filter_map(|group| usize::try_from(group - 1).ok()).collect();
+        Ok(Appended { placed: placed.collect(), duplicates: duplicates.collect(), odd })
     }
 }
 

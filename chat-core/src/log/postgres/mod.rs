@@ -62,6 +62,12 @@ use crate::{
     postgres::{Failure, Postgres, StoreError},
 };
 
+/// The pack of a run, for the fuzz targets: taken apart as one of so many messages.
+#[cfg(fuzzing)]
+pub fn fuzzed_pack(data: &[u8], count: usize) {
+    run::check(data, count);
+}
+
 /// What a queued append costs in memory besides its content.
 const APPEND_BYTES: usize = 512;
 /// Changes nothing that matters, durably.

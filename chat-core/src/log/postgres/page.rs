@@ -58,11 +58,16 @@ pub(super) async fn page(connection: &mut PgConnection, wanted: &Wanted) -> Resu
     // The rest of a run may be gone, though it lies there.
     build.absent_until(unsigned(first.try_get(4)?).saturating_sub(1), AbsentReason::Expired);
     let total: Option<i64> = first.try_get(5)?;
-    let mut whole = total.is_none_or(|total| usize::try_from(total) == Ok(rows.len()));
+    let all_here = total.is_none_or(|total| usize::try_from(total) == Ok(rows.len()));
+    let mut room = true;
     for row in rows.iter().filter(|_| total.is_some()) {
-        whole &= build.push(row)?;
+        room = build.push(row)?;
+        if !room {
+            // What follows is left out as well, and not gone.
+            break;
+        }
     }
-    if whole && build.page.entries.len() < limit.entries.max(1) {
+    if room && all_here && build.page.entries.len() < limit.entries.max(1) {
         build.absent_until(head, AbsentReason::Expired);
     }
     Ok(Some(build.page))

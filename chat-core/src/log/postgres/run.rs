@@ -95,6 +95,15 @@ pub(super) fn unpack(pack: &[u8], count: usize) -> Option<Vec<(ClientMsgId, &[u8
     content.is_empty().then_some(messages)
 }
 
+/// What is taken out of a pack lies in it, in order and without gaps.
+#[cfg(fuzzing)]
+pub(super) fn check(data: &[u8], count: usize) {
+    let Some(messages) = unpack(data, count) else { return };
+    assert_eq!(messages.len(), count);
+    let content: Vec<u8> = messages.iter().flat_map(|(_, data)| data.iter().copied()).collect();
+    assert_eq!(content, data[count * ENTRY..]);
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;

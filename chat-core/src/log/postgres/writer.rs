@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    ops::Range,
     sync::Arc,
     time::Instant,
 };
@@ -125,29 +124,37 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends, and if the server finds fault with the data, in ever smaller parts, until only what is at fault is refused.
+    /// Appends: conversations in which there may be retries apart from the others, and if the server finds fault with the data, in ever smaller parts, until only what is at fault is
+    /// refused.
     async fn append(&mut self, turn: &mut Turn, steps: &[Step]) {
         let mut order: Vec<usize> = (0..steps.len()).filter(|n| steps[*n] == Step::Append).collect();
         order.sort_by_key(|n| turn.waiting[*n].append.conversation);
-        let mut parts: Vec<Range<usize>> = Vec::from_iter((!order.is_empty()).then_some(0..order.len()));
-        while let Some(part) = parts.pop() {
-            let order: Vec<usize> = order[part.clone()].iter().copied().filter(|n| !turn.is_closed(*n)).collect();
-            if order.is_empty() {
+        // With whether each message is looked for.
+        let mut parts = vec![(order, false)];
+        while let Some((mut part, retries)) = parts.pop() {
+            part.retain(|n| !turn.is_closed(*n));
+            if part.is_empty() {
                 continue;
             }
-            let batch = Batch::new(&turn.waiting, &order, &self.rosters, self.clock.given_ms());
+            let batch = Batch::new(&turn.waiting, &part, &self.rosters, self.clock.given_ms(), retries);
             match self.session.call(Twice::Harmless, &batch).await {
-                Ok(appended) => {
+                Ok(appended) if appended.odd.is_empty() => {
                     let groups: Vec<usize> = batch.groups().collect();
-                    self.amiss.extend(turn.place(&order, &groups, &appended));
+                    self.amiss.extend(turn.place(&part, &groups, &appended));
+                }
+                Ok(appended) => {
+                    let (odd, even): (Vec<_>, Vec<_>) =
+                        part.iter().zip(batch.groups()).partition(|(_, group)| appended.odd.binary_search(group).is_ok());
+                    let numbers = |part: Vec<(&usize, usize)>| part.into_iter().map(|(n, _)| *n).collect();
+                    parts.extend([(numbers(odd), true), (numbers(even), false)]);
                 }
                 Err(Failed::Sql(error)) if is_about_data(&error) && part.len() > 1 => {
-                    let middle = part.start + part.len() / 2;
-                    parts.extend([middle..part.end, part.start..middle]);
+                    let rest = part.split_off(part.len() / 2);
+                    parts.extend([(rest, retries), (part, retries)]);
                 }
                 Err(failed) => {
                     complain(&failed);
-                    order.iter().for_each(|n| turn.refuse(*n, Refusal::StorageUnavailable));
+                    part.iter().for_each(|n| turn.refuse(*n, Refusal::StorageUnavailable));
                 }
             }
         }
