@@ -71,12 +71,27 @@ impl Engine {
         let all: Vec<i64> = self.conversations.keys().copied().collect();
         for no in all {
             self.uncompose(no, 0)?;
+            self.number_queued(no)?;
             let conv = self.conv(no)?;
             conv.reincarnate(incarnation);
             let seq = conv.record.seq;
             self.integrity(no, seq, device, Integrity::OwnRollback)?;
         }
         self.notice(0, NoticeKind::StoreRolledBack)
+    }
+
+    /// What waits without a number may have been sent by the run that this store was copied from, under a number above the last one that is known here. The server looks for a retry from
+    /// its number on, so all of it gets the first of those.
+    fn number_queued(&mut self, no: i64) -> Result<()> {
+        let rows: Vec<i64> = self.conv(no)?.queue.iter().map(|out| out.no).collect();
+        for row in rows {
+            let mut record = self.store.outbox_record(row)?;
+            if record.counter == 0 {
+                record.counter = self.me.counter + 1;
+                self.store.set_outbox(row, &record)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn welcome(&mut self, connection: u64, welcome: &v1::Welcome, frames: mpsc::Sender<v1::ClientFrame>) -> Result<()> {

@@ -221,27 +221,45 @@ fn a_message_refused_for_good_is_shown_failed_and_leaves_no_gap() {
 }
 
 #[test]
+fn a21_what_waited_in_a_store_that_is_copied_back_is_sent_once() {
+    let mut world = World::with(&["alice", "bob"]);
+    let chat = world.meet(ALICE, BOB);
+    world.say(ALICE, chat, "message 1");
+    world.say(BOB, chat, "reply 1");
+    for text in numbers(2, 4) {
+        world.say_offline(ALICE, chat, &text);
+    }
+    let backup = world.back_up(ALICE);
+    world.run();
+    world.pass(1_000);
+    assert_eq!(world.texts(BOB, chat).last().unwrap(), "message 4");
+    world.kill(ALICE);
+    world.copy_back(ALICE, &backup);
+    world.copied_back = true;
+    world.run();
+    world.pass(5_000);
+    world.say(ALICE, chat, "after");
+    let texts = world.texts(BOB, chat);
+    for text in numbers(2, 4) {
+        assert_eq!(texts.iter().filter(|shown| **shown == text).count(), 1, "{texts:?}");
+    }
+    assert_eq!(texts.last().unwrap(), "after");
+}
+
+#[test]
 fn a21_a_store_copied_back_is_noticed_before_anything_is_sent() {
     let mut world = World::with(&["alice", "bob"]);
     let chat = world.meet(ALICE, BOB);
     world.say(ALICE, chat, "message 1");
     world.say(BOB, chat, "reply 1");
     world.kill(ALICE);
-    let home = world.phones[ALICE].home.clone();
-    let backup = home.with_file_name("backup");
-    std::fs::create_dir(&backup).unwrap();
-    for file in ["store.db", "store.db-wal"] {
-        let _ = std::fs::copy(home.join(file), backup.join(file));
-    }
+    let backup = world.back_up(ALICE);
     world.run();
     for text in numbers(2, 6) {
         world.say(ALICE, chat, &text);
     }
     world.kill(ALICE);
-    for file in ["store.db", "store.db-wal", "store.db-shm"] {
-        let _ = std::fs::remove_file(home.join(file));
-        let _ = std::fs::copy(backup.join(file), home.join(file));
-    }
+    world.copy_back(ALICE, &backup);
     world.run();
     world.say(ALICE, chat, "after");
     world.pass(5_000);

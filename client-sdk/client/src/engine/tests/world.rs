@@ -17,7 +17,7 @@ use kith_proto::rest::{Bundle, Bundles, KeysState, PrekeyUpload};
 use kith_proto::v1::{self, client_frame, server_frame};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -101,6 +101,8 @@ pub(super) struct World {
     pub(super) asked_for_ticks: u64,
     /// Retries of accepted messages, each of the very bytes of the first time.
     pub(super) identical_retries: u64,
+    /// A store was copied back: what it holds is sent in other bytes.
+    pub(super) copied_back: bool,
     broken_pipe: HashMap<(u64, ConversationId), bool>,
     /// Uploads of prekeys reach the server and their answers are lost.
     pub(super) lose_uploads: bool,
@@ -195,6 +197,17 @@ impl World {
         let mut answer = self.text(phone, conversation, text);
         self.run();
         answer.try_recv().unwrap().unwrap();
+    }
+
+    /// By an app that has no connection, and is ended then.
+    pub(super) fn say_offline(&mut self, phone: usize, conversation: ConversationId, text: &str) {
+        self.kill(phone);
+        self.start(phone);
+        let mut answer = self.text(phone, conversation, text);
+        let inputs = self.phones[phone].inbox.drain(..).collect();
+        self.round(phone, inputs);
+        answer.try_recv().unwrap().unwrap();
+        self.kill(phone);
     }
 
     pub(super) fn accept(&mut self, phone: usize, conversation: ConversationId) {
@@ -304,6 +317,23 @@ impl World {
         phone.engine = None;
         phone.inbox.clear();
         (phone.connected, phone.down) = (false, None);
+    }
+
+    /// A copy of the store of a phone whose process is gone.
+    pub(super) fn back_up(&self, at: usize) -> PathBuf {
+        let backup = self.phones[at].home.with_file_name("backup");
+        std::fs::create_dir(&backup).unwrap();
+        for file in ["store.db", "store.db-wal"] {
+            let _ = std::fs::copy(self.phones[at].home.join(file), backup.join(file));
+        }
+        backup
+    }
+
+    pub(super) fn copy_back(&self, at: usize, backup: &Path) {
+        for file in ["store.db", "store.db-wal", "store.db-shm"] {
+            let _ = std::fs::remove_file(self.phones[at].home.join(file));
+            let _ = std::fs::copy(backup.join(file), self.phones[at].home.join(file));
+        }
     }
 
     fn connect(&mut self, at: usize) {
@@ -512,8 +542,13 @@ impl World {
         let sender = self.phones[at].device.to_bytes();
         let same = |row: &Row| row.deliver.client_msg_id == send.client_msg_id && row.deliver.sender_device == sender;
         if let Some(row) = rows.iter().find(|row| same(row)) {
-            assert_eq!(self.frames[&send.client_msg_id.to_vec()], bytes_of(&send), "a retry must send the identical bytes");
-            self.identical_retries += 1;
+            let original = &self.frames[&send.client_msg_id.to_vec()];
+            if !self.copied_back {
+                assert_eq!(*original, bytes_of(&send), "a retry must send the identical bytes");
+                self.identical_retries += 1;
+            }
+            let counter = original.last_chunk().map(|bytes| u64::from_be_bytes(*bytes)).unwrap();
+            assert!(send.device_counter <= counter, "the server looks for a retry from its counter on");
             let accepted = v1::Accepted { client_msg_id: send.client_msg_id, seq: row.deliver.seq, at_ms: row.deliver.at_ms, duplicate: true };
             return self.answer_frame(at, request, server_frame::Kind::Accepted(accepted));
         }
@@ -537,8 +572,8 @@ impl World {
             return self.answer_frame(at, request, server_frame::Kind::Error(error));
         }
         self.frames.insert(send.client_msg_id.to_vec(), bytes_of(&send));
-        assert!(send.device_counter > self.phones[at].counter, "the device counter went back");
-        self.phones[at].counter = send.device_counter;
+        assert!(self.copied_back || send.device_counter > self.phones[at].counter, "the device counter went back");
+        self.phones[at].counter = self.phones[at].counter.max(send.device_counter);
         let seq = self.log[&id].len() as u64 + 1;
         let recipient = AccountId::try_from(send.recipient.as_ref()).unwrap();
         let deliver = v1::Deliver {
