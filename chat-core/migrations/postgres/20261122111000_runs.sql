@@ -5,6 +5,9 @@
 --
 -- Older programs find a view under the old name that shows each message, and their functions write as before.
 
+-- With all its parts, before anything is changed.
+LOCK TABLE message IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE message RENAME TO message_run;
 
 -- seq is the last one of the run. counter is the largest in it.
@@ -44,7 +47,7 @@ CREATE VIEW message AS
 -- one; a few more are looked at for those who count otherwise, and no more, so that it costs little whatever they do. For the same reason a pack is taken apart only if the name is in it.
 CREATE FUNCTION log_find(of_conversation uuid, of_sender uuid, name uuid, number bigint) RETURNS TABLE (seq bigint, at_ms bigint) LANGUAGE sql STABLE AS $$
     SELECT coalesce(r.seq - r.count + m.n, r.seq), r.at_ms
-    FROM (SELECT * FROM message_run WHERE conversation = of_conversation AND sender = of_sender AND counter >= number ORDER BY counter LIMIT 16) r
+    FROM (SELECT * FROM message_run WHERE conversation = of_conversation AND sender = of_sender AND counter >= number ORDER BY counter LIMIT 64) r
     LEFT JOIN LATERAL log_unpack(r.data, r.count) m ON r.client_msg_id IS NULL AND position(uuid_send(name) IN substring(r.data FOR 28 * r.count)) > 0
     WHERE coalesce(m.client_msg_id, r.client_msg_id) = name
     LIMIT 1
@@ -132,7 +135,7 @@ BEGIN
 END $$;
 
 -- Appends a batch in one round trip. In some conversations there may be retries among the messages: these are told, and nothing is done, unless the call says that each message is to be looked
--- for. So a few retries do not make a large batch slow.
+-- for. Whoever calls it guesses which conversations those are and appends them apart, so that a few retries do not make a large batch slow.
 --
 -- The time of a message is the database's, unless one is given: several gateways have several clocks, and what one of them stamps another one expires.
 --
@@ -290,7 +293,7 @@ BEGIN
         LEFT JOIN LATERAL (
             -- Times do not fall within a conversation. With nothing to expire no row is looked at but the first.
             SELECT seq - count AS before FROM message_run
-            WHERE conversation = c.id AND seq >= c.first AND (cutoff_ms IS NULL OR at_ms > cutoff_ms OR seq >= c.first + most)
+            WHERE conversation = c.id AND seq >= c.first AND (cutoff_ms IS NULL OR at_ms > cutoff_ms OR seq - count >= c.first + most)
             ORDER BY seq LIMIT 1) m ON true
         WHERE c.first <= c.head
     ), bounds AS MATERIALIZED (

@@ -229,7 +229,7 @@ macro_rules! conformance_tests {
             behind_is_what_was_missed, behind_survives_dying, cursors_move_by_maximum_and_not_beyond_the_head, one_bad_cursor_moves_nothing,
             watermarks_are_the_furthest_device, a41_a_checkpoint_is_acknowledged_in_silence, read_marks_are_per_account, states_leave_out_strangers, connecting_raises_the_epoch,
             the_counter_survives_dying_and_purging, what_every_device_has_is_purged, nothing_is_purged_that_one_device_lacks,
-            the_purged_tail_keeps_its_numbers, retention_ends, a_jump_of_the_clock_stops_expiry, a_revoked_device_holds_nothing,
+            the_purged_tail_keeps_its_numbers, retention_ends, a_long_conversation_expires_in_one_go, a_jump_of_the_clock_stops_expiry, a_revoked_device_holds_nothing,
             a_new_device_starts_at_the_head, a_new_device_is_addressed_at_once, a_retry_is_recognised_until_purged,
             overdue_is_what_a_device_lacks_but_for_its_own, overdue_comes_in_order_and_once_however_it_is_cut,
             overdue_takes_its_time_and_begins_at_the_present,

@@ -71,6 +71,19 @@ pub(crate) async fn retention_ends<F: Fixture>() {
     assert_eq!(accepted(&bed.send(append(6)).await), (6, false));
 }
 
+pub(crate) async fn a_long_conversation_expires_in_one_go<F: Fixture>() {
+    let mut bed = Bed::<F>::new().await;
+    for first in (1..=2_000).step_by(100) {
+        bed.send_many(first, first + 99).await;
+    }
+    bed.log().flush().await.unwrap();
+    bed.advance(RETENTION_MS + 1);
+    bed = bed.reopen(Reopen::Closed).await;
+    let purged = bed.log().purge(bed.now_ms).await.unwrap();
+    assert_eq!((purged.delivered, purged.expired), (0, 2_000));
+    assert_eq!(bed.state(device(1, 1)).await.first, 2_001);
+}
+
 pub(crate) async fn a_jump_of_the_clock_stops_expiry<F: Fixture>() {
     let mut bed = Bed::<F>::new().await;
     bed.send_many(1, 3).await;

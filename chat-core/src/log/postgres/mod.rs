@@ -8,7 +8,7 @@
 //! that is looked at afterwards was committed before. Rows carry the versions of both members' sets of devices, so that a message that was written for
 //! other devices than those of the moment is noticed under that lock.
 //!
-//! - `plan`, `roster`, `run`, `append`, `writer`: appends. - `acknowledge`, `connect`: the other writers. - `read`, `page`: questions.
+//! - `plan`, `roster`, `run`, `counters`, `append`, `writer`: appends. - `acknowledge`, `connect`: the other writers. - `read`, `page`: questions.
 //! - `keeper`, `chores`: deleting. - `overdue`: what nobody fetches. - `enroll`: what the accounts tell of devices. - `queue`: what waits.
 //! - `session`: a connection that comes back, and what becomes of a statement when it is lost.
 
@@ -16,6 +16,7 @@ mod acknowledge;
 mod append;
 mod chores;
 mod connect;
+mod counters;
 mod enroll;
 mod keeper;
 mod overdue;
@@ -46,6 +47,7 @@ use self::{
     acknowledge::{Said, Secretary, What},
     chores::Chores,
     connect::{Hello, Porter},
+    counters::Counters,
     keeper::{Asked, Keeper},
     queue::{Queue, Refused},
     roster::Rosters,
@@ -163,6 +165,7 @@ impl PostgresLog {
                 rosters: Rosters::default(),
                 held: VecDeque::new(),
                 amiss: Vec::new(),
+                counters: Counters::default(),
             };
             tasks.push(tokio::spawn(guarded(Arc::clone(&fault), writer.run())));
         }
