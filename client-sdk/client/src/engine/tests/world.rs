@@ -17,7 +17,7 @@ use kith_proto::rest::{Bundle, Bundles, KeysState, PrekeyUpload};
 use kith_proto::v1::{self, client_frame, server_frame};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -199,17 +199,6 @@ impl World {
         answer.try_recv().unwrap().unwrap();
     }
 
-    /// By an app that has no connection, and is ended then.
-    pub(super) fn say_offline(&mut self, phone: usize, conversation: ConversationId, text: &str) {
-        self.kill(phone);
-        self.start(phone);
-        let mut answer = self.text(phone, conversation, text);
-        let inputs = self.phones[phone].inbox.drain(..).collect();
-        self.round(phone, inputs);
-        answer.try_recv().unwrap().unwrap();
-        self.kill(phone);
-    }
-
     pub(super) fn accept(&mut self, phone: usize, conversation: ConversationId) {
         let (reply, _answer) = oneshot::channel();
         self.input(phone, Input::Command(Command::Accept { conversation, reply }));
@@ -317,23 +306,6 @@ impl World {
         phone.engine = None;
         phone.inbox.clear();
         (phone.connected, phone.down) = (false, None);
-    }
-
-    /// A copy of the store of a phone whose process is gone.
-    pub(super) fn back_up(&self, at: usize) -> PathBuf {
-        let backup = self.phones[at].home.with_file_name("backup");
-        std::fs::create_dir(&backup).unwrap();
-        for file in ["store.db", "store.db-wal"] {
-            let _ = std::fs::copy(self.phones[at].home.join(file), backup.join(file));
-        }
-        backup
-    }
-
-    pub(super) fn copy_back(&self, at: usize, backup: &Path) {
-        for file in ["store.db", "store.db-wal", "store.db-shm"] {
-            let _ = std::fs::remove_file(self.phones[at].home.join(file));
-            let _ = std::fs::copy(backup.join(file), self.phones[at].home.join(file));
-        }
     }
 
     fn connect(&mut self, at: usize) {

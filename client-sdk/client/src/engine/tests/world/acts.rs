@@ -11,9 +11,38 @@ use kith_proto::id::ConversationId;
 use kith_proto::v1::{self, server_frame};
 use rand::SeedableRng as _;
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
 impl World {
+    /// By an app that has no connection, and is ended then.
+    pub(in crate::engine::tests) fn say_offline(&mut self, phone: usize, conversation: ConversationId, text: &str) {
+        self.kill(phone);
+        self.start(phone);
+        let mut answer = self.text(phone, conversation, text);
+        let inputs = self.phones[phone].inbox.drain(..).collect();
+        self.round(phone, inputs);
+        answer.try_recv().unwrap().unwrap();
+        self.kill(phone);
+    }
+
+    /// A copy of the store of a phone whose process is gone.
+    pub(in crate::engine::tests) fn back_up(&self, at: usize) -> PathBuf {
+        let backup = self.phones[at].home.with_file_name("backup");
+        std::fs::create_dir(&backup).unwrap();
+        for file in ["store.db", "store.db-wal"] {
+            let _ = std::fs::copy(self.phones[at].home.join(file), backup.join(file));
+        }
+        backup
+    }
+
+    pub(in crate::engine::tests) fn copy_back(&self, at: usize, backup: &Path) {
+        for file in ["store.db", "store.db-wal", "store.db-shm"] {
+            let _ = std::fs::remove_file(self.phones[at].home.join(file));
+            let _ = std::fs::copy(backup.join(file), self.phones[at].home.join(file));
+        }
+    }
+
     /// Publishes another history for a phone's account, as a lying server does.
     pub(in crate::engine::tests) fn forge(&mut self, at: usize, history: AccountHistory) {
         self.phones[at].history = history;
