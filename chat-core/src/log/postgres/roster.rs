@@ -1,17 +1,15 @@
 //! The accounts' current devices, as a writer remembers them. A memory of it may be old: what is accepted by it is checked against the version that the
 //! conversation carries, and nothing is refused by it before it was read again.
 
-use std::sync::Arc;
-
 use kith_proto::id::{AccountId, DeviceId};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::session::Call;
-use crate::domain::IdMap;
+use crate::domain::Generations;
 
-/// Accounts in each half of the memory: when one half is full the other, older half is forgotten.
-const HALF: usize = 50_000;
+/// Accounts in one generation of the memory.
+const GENERATION: usize = 50_000;
 
 const LOAD: &str =
     "SELECT a.account, a.version, array(SELECT d.device FROM log_device d WHERE d.account = a.account AND NOT d.retired ORDER BY d.device)
@@ -26,32 +24,27 @@ pub(super) struct Roster {
     pub(super) devices: Vec<DeviceId>,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Rosters {
-    recent: IdMap<AccountId, Arc<Roster>>,
-    older: IdMap<AccountId, Arc<Roster>>,
+#[derive(Debug)]
+pub(super) struct Rosters(Generations<AccountId, Roster>);
+
+impl Default for Rosters {
+    fn default() -> Self {
+        Self(Generations::new(GENERATION))
+    }
 }
 
 impl Rosters {
-    pub(super) fn get(&self, id: AccountId) -> Option<&Arc<Roster>> {
-        self.recent.get(&id).or_else(|| self.older.get(&id))
+    pub(super) fn get(&self, id: AccountId) -> Option<&Roster> {
+        self.0.peek(&id)
     }
 
     pub(super) fn insert(&mut self, id: AccountId, roster: Roster) {
-        if self.recent.len() >= HALF {
-            self.older = std::mem::take(&mut self.recent);
-        }
-        self.recent.insert(id, Arc::new(roster));
-    }
-
-    fn forget(&mut self, id: AccountId) {
-        self.recent.remove(&id);
-        self.older.remove(&id);
+        self.0.insert(id, roster);
     }
 
     /// Remembers what was just read of these accounts. Those that were not found are unknown.
     pub(super) fn replace(&mut self, accounts: &[AccountId], loaded: Vec<(AccountId, Roster)>) {
-        accounts.iter().for_each(|account| self.forget(*account));
+        accounts.iter().for_each(|account| self.0.remove(account));
         loaded.into_iter().for_each(|(account, roster)| self.insert(account, roster));
     }
 }

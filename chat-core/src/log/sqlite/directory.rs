@@ -5,10 +5,10 @@ use std::sync::Arc;
 use kith_proto::id::{AccountId, DeviceId};
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::keyed::IdMap;
+use crate::domain::Generations;
 
-/// Accounts in each half of the cache: when one half is full the other, older half is forgotten.
-const HALF: usize = 50_000;
+/// Accounts in one generation of the cache.
+const GENERATION: usize = 50_000;
 
 #[derive(Debug)]
 pub(super) struct Account {
@@ -35,31 +35,30 @@ impl Account {
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Directory {
-    recent: IdMap<AccountId, Arc<Account>>,
-    older: IdMap<AccountId, Arc<Account>>,
+#[derive(Debug)]
+pub(super) struct Directory(Generations<AccountId, Arc<Account>>);
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self(Generations::new(GENERATION))
+    }
 }
 
 impl Directory {
     pub(super) fn get(&self, id: AccountId) -> Option<&Arc<Account>> {
-        self.recent.get(&id).or_else(|| self.older.get(&id))
+        self.0.peek(&id)
     }
 
     pub(super) fn insert(&mut self, id: AccountId, account: Arc<Account>) {
-        if self.recent.len() >= HALF {
-            self.older = std::mem::take(&mut self.recent);
-        }
-        self.recent.insert(id, account);
+        self.0.insert(id, account);
     }
 
     pub(super) fn forget(&mut self, id: AccountId) {
-        self.recent.remove(&id);
-        self.older.remove(&id);
+        self.0.remove(&id);
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        self.0.clear();
     }
 }
 

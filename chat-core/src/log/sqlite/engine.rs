@@ -11,11 +11,13 @@ use super::{
     conversation::{Cursor, StoredCursor},
     directory::{self, Account, Directory},
     hot::{Hot, Slot},
-    keyed::IdMap,
     load,
     round::Rounds,
 };
-use crate::log::{Outcome, Refusal, Resolved, retention::Retention};
+use crate::{
+    domain::IdMap,
+    log::{Outcome, Refusal, Resolved, retention::Retention},
+};
 
 /// Names a message within its conversation: conversation, sender device, client message id.
 pub(super) type MessageKey = (i64, i64, ClientMsgId);

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use kith_proto::id::{ConversationId, DeviceId, DeviceRef};
 
-use super::{conversation::Conversation, keyed::IdMap};
-use crate::log::Behind;
+use super::conversation::Conversation;
+use crate::{domain::IdMap, log::Behind};
 
 /// Conversations that are kept in memory although idle.
 const KEEP_IDLE: usize = 100_000;

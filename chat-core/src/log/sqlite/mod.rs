@@ -14,7 +14,6 @@ mod conversation;
 mod directory;
 mod engine;
 mod hot;
-mod keyed;
 mod load;
 mod overdue;
 mod page;

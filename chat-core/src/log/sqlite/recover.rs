@@ -11,11 +11,10 @@ use super::{
     directory::Directory,
     engine::{Batch, LogWriter},
     hot::{Hot, Slot},
-    keyed::IdMap,
     load,
     round::Rounds,
 };
-use crate::log::retention::Retention;
+use crate::{domain::IdMap, log::retention::Retention};
 
 /// A row of the journal without its data.
 struct Row {

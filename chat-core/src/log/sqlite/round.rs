@@ -17,10 +17,9 @@ use super::{
     conversation::{Conversation, StoredCursor},
     engine::LogWriter,
     hot::{Hot, Slot},
-    keyed::IdMap,
     purge::Sweep,
 };
-use crate::{log::Purged, sqlite::StorageFault};
+use crate::{domain::IdMap, log::Purged, sqlite::StorageFault};
 
 /// From the end of a round to the start of the next.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -1,54 +1,44 @@
 //! The buckets of one process.
 //!
-//! There are two maps. A bucket that is used moves into the young one; when that is full it becomes the old one and the old one is dropped. So memory is
-//! bounded whatever comes, and only buckets that were not used for a long while are forgotten.
+//! Memory is bounded whatever comes, and only buckets that were not used for a long while are forgotten.
 
-use std::collections::HashMap;
+use std::hash::RandomState;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::{BucketKey, Buckets, BucketsError, Take};
-use crate::domain::{Bucket, Clock, Rate};
+use crate::domain::{Bucket, Clock, Generations, Rate};
 
-/// Buckets in one map; twice as many are kept at most. A bucket takes about 64 bytes.
+/// Buckets in one generation; twice as many are kept at most. A bucket takes about 64 bytes.
 const BUCKETS: usize = 131_072;
 
 /// Buckets in memory, for one process.
 #[derive(Debug)]
 pub struct MemoryBuckets {
     clock: Clock,
-    generations: Mutex<Generations>,
-}
-
-#[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<BucketKey, Bucket>,
-    old: HashMap<BucketKey, Bucket>,
+    /// Some keys are chosen by strangers: hashed as the standard library does.
+    buckets: Mutex<Generations<BucketKey, Bucket, RandomState>>,
 }
 
 impl MemoryBuckets {
     /// Full ones.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, generations: Mutex::default() }
+        Self { clock, buckets: Mutex::new(Generations::new(BUCKETS)) }
     }
 
     /// As [`Buckets::take`], at once.
     pub fn take_now(&self, key: BucketKey, rate: Rate) -> Take {
         let now_ms = self.clock.now_ms();
-        let mut generations = self.generations.lock();
-        let generations = &mut *generations;
+        let mut buckets = self.buckets.lock();
         let taken = |bucket: &mut Bucket| bucket.take(rate, now_ms).map_or_else(|after_ms| Take::Empty { after_ms }, |()| Take::Taken);
-        if let Some(bucket) = generations.young.get_mut(&key) {
+        if let Some(bucket) = buckets.get(&key) {
             return taken(bucket);
         }
-        let mut bucket = generations.old.remove(&key).unwrap_or_default();
+        let mut bucket = Bucket::default();
         let take = taken(&mut bucket);
-        if generations.young.len() >= BUCKETS {
-            generations.old = std::mem::take(&mut generations.young);
-        }
-        generations.young.insert(key, bucket);
+        buckets.insert(key, bucket);
         take
     }
 
@@ -56,8 +46,7 @@ impl MemoryBuckets {
     #[must_use]
     pub fn remaining_now(&self, key: BucketKey, rate: Rate) -> u32 {
         let now_ms = self.clock.now_ms();
-        let generations = self.generations.lock();
-        let bucket = generations.young.get(&key).or_else(|| generations.old.get(&key)).copied().unwrap_or_default();
+        let bucket = self.buckets.lock().peek(&key).copied().unwrap_or_default();
         bucket.remaining(rate, now_ms)
     }
 }
@@ -113,7 +102,6 @@ mod tests {
                 assert_ne!(buckets.take_now(key(u64::MAX), ONE), Take::Taken);
             }
         }
-        let generations = buckets.generations.lock();
-        assert!(generations.young.len() + generations.old.len() <= 2 * BUCKETS);
+        assert!(buckets.buckets.lock().len() <= 2 * BUCKETS);
     }
 }
