@@ -1,7 +1,6 @@
 //! Counts of what gateways say to one another, for `/metrics`. Labels are closed sets.
 
-use kith_proto::peer::v1::{Item, item::Kind};
-
+use super::wire::Sort;
 use crate::sessions::{Counter, Latency};
 
 /// Items by kind.
@@ -16,14 +15,14 @@ pub(crate) struct Items {
 }
 
 impl Items {
-    fn of(&self, item: &Item) -> &Counter {
-        match item.kind {
-            Some(Kind::Deliver(_)) => &self.deliver,
-            Some(Kind::Behind(_)) => &self.behind,
-            Some(Kind::Tell(_)) => &self.tell,
-            Some(Kind::Cut(_)) => &self.cut,
-            Some(Kind::Presence(_)) => &self.presence,
-            None => &self.unknown,
+    fn of(&self, sort: Sort) -> &Counter {
+        match sort {
+            Sort::Deliver => &self.deliver,
+            Sort::Behind => &self.behind,
+            Sort::Tell => &self.tell,
+            Sort::Cut => &self.cut,
+            Sort::Presence => &self.presence,
+            Sort::Unknown => &self.unknown,
         }
     }
 
@@ -68,15 +67,15 @@ pub struct ClusterCounters {
 }
 
 impl ClusterCounters {
-    pub(super) fn sent(&self, item: &Item) {
-        self.sent.of(item).one();
+    pub(super) fn sent(&self, sort: Sort) {
+        self.sent.of(sort).one();
     }
 
-    pub(super) fn received(&self, item: &Item) {
-        self.received.of(item).one();
+    pub(super) fn received(&self, sort: Sort) {
+        self.received.of(sort).one();
     }
 
-    pub(super) fn dropped(&self, item: &Item) {
-        self.dropped.of(item).one();
+    pub(super) fn dropped(&self, sort: Sort) {
+        self.dropped.of(sort).one();
     }
 }

@@ -9,11 +9,10 @@ use std::{
 };
 
 use kith_chat_core::sessions::{Gateway, GatewayId};
-use kith_proto::peer::v1::Item;
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
-use super::{counters::ClusterCounters, outbox::Outbox};
+use super::{counters::ClusterCounters, outbox::Outbox, wire::Parcel};
 
 /// Other gateways at most. Every pair has a stream, so that a service has far fewer.
 const MAX_LINKS: usize = 1_024;
@@ -93,7 +92,7 @@ impl Links {
     }
 
     /// Puts the same into every outbox.
-    pub(super) fn put_everywhere(&self, items: &[(usize, Item)]) {
+    pub(super) fn put_everywhere(&self, items: &[Parcel]) {
         if !items.is_empty() {
             self.all().iter().for_each(|link| link.outbox.put(items.iter().cloned()));
         }

@@ -12,11 +12,14 @@ use std::{
 };
 
 use futures_util::Stream;
-use kith_proto::peer::v1::{Behind, Frame, Item, item::Kind};
+use kith_proto::peer::v1::Frame;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::counters::ClusterCounters;
+use super::{
+    counters::ClusterCounters,
+    wire::{self, Parcel, Sort},
+};
 
 /// Items that may wait, and their bytes.
 const MAX_ITEMS: usize = 65_536;
@@ -25,8 +28,8 @@ const MAX_BYTES: usize = 32 << 20;
 const MAX_CUTS: usize = 65_536;
 /// A frame is closed when it holds so much, and then at least one item.
 pub(super) const FRAME_BYTES: usize = 256 * 1024;
-/// What an item takes beside its payload, roughly.
-const ITEM_OVERHEAD: usize = 160;
+/// What an item takes beside its bytes, roughly.
+const ITEM_OVERHEAD: usize = 64;
 
 /// What waits for one link.
 #[derive(Debug)]
@@ -37,9 +40,9 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Inner {
-    items: VecDeque<(usize, Item)>,
+    items: VecDeque<Parcel>,
     bytes: usize,
-    cuts: VecDeque<Item>,
+    cuts: VecDeque<Parcel>,
     /// Something found no room and the other side has not been told.
     gap: bool,
     /// The stream that is attached, if any.
@@ -77,26 +80,26 @@ impl Outbox {
         (Frames { outbox: Arc::clone(self), number }, over)
     }
 
-    /// Puts items in, with the bytes of their payload. A cut waits for a stream; others are dropped if there is none, or no room.
-    pub(super) fn put(&self, items: impl IntoIterator<Item = (usize, Item)>) {
+    /// Puts items in. A cut waits for a stream; others are dropped if there is none, or no room.
+    pub(super) fn put(&self, items: impl IntoIterator<Item = Parcel>) {
         let mut inner = self.inner.lock();
-        for (bytes, item) in items {
-            if matches!(item.kind, Some(Kind::Cut(_))) {
+        for item in items {
+            if item.sort == Sort::Cut {
                 if inner.cuts.len() < MAX_CUTS {
                     inner.cuts.push_back(item);
                 } else {
-                    self.counters.dropped(&item);
+                    self.counters.dropped(item.sort);
                 }
                 continue;
             }
-            let bytes = bytes + ITEM_OVERHEAD;
+            let bytes = weight(&item);
             let room = inner.items.len() < MAX_ITEMS && inner.bytes + bytes <= MAX_BYTES;
             if inner.stream.is_some() && room {
-                inner.items.push_back((bytes, item));
+                inner.items.push_back(item);
                 inner.bytes += bytes;
             } else {
                 inner.gap |= inner.stream.is_some();
-                self.counters.dropped(&item);
+                self.counters.dropped(item.sort);
             }
         }
         let waker = if inner.stream.is_some() { inner.waker.take() } else { None };
@@ -121,22 +124,31 @@ impl Outbox {
     fn clear(&self, inner: &mut Inner) {
         inner.gap = false;
         inner.bytes = 0;
-        for (_, item) in inner.items.drain(..) {
-            self.counters.dropped(&item);
+        for item in inner.items.drain(..) {
+            self.counters.dropped(item.sort);
         }
     }
 }
 
+fn weight(item: &Parcel) -> usize {
+    item.bytes.len() + ITEM_OVERHEAD
+}
+
 impl Inner {
-    fn frame(&mut self) -> Option<Frame> {
-        let mut items: Vec<Item> = self.cuts.drain(..).collect();
+    fn frame(&mut self, counters: &ClusterCounters) -> Option<Frame> {
+        let mut items = Vec::with_capacity(self.cuts.len() + self.items.len() + 1);
+        let mut put = |item: Parcel| {
+            counters.sent(item.sort);
+            items.push(item.bytes);
+        };
+        self.cuts.drain(..).for_each(&mut put);
         if std::mem::take(&mut self.gap) {
-            items.push(Item { kind: Some(Kind::Behind(Behind { account: bytes::Bytes::new() })) });
+            put(wire::behind(None));
         }
         let mut taken = 0;
-        while let Some((bytes, item)) = self.items.pop_front_if(|(bytes, _)| taken == 0 || taken + *bytes <= FRAME_BYTES) {
-            taken += bytes;
-            items.push(item);
+        while let Some(item) = self.items.pop_front_if(|item| taken == 0 || taken + weight(item) <= FRAME_BYTES) {
+            taken += weight(&item);
+            put(item);
         }
         self.bytes -= taken;
         (!items.is_empty()).then_some(Frame { items })
@@ -158,11 +170,8 @@ impl Stream for Frames {
         if inner.stream.as_ref().is_none_or(|stream| stream.number != self.number) {
             return Poll::Ready(None);
         }
-        match inner.frame() {
-            Some(frame) => {
-                frame.items.iter().for_each(|item| self.outbox.counters.sent(item));
-                Poll::Ready(Some(frame))
-            }
+        match inner.frame(&self.outbox.counters) {
+            Some(frame) => Poll::Ready(Some(frame)),
             None => {
                 inner.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -184,7 +193,8 @@ impl Drop for Frames {
 #[cfg(test)]
 mod tests {
     use futures_util::{FutureExt as _, StreamExt as _};
-    use kith_proto::peer::v1::{Cut, Deliver};
+    use kith_proto::peer::v1::{Cut, Deliver, Item, item::Kind};
+    use prost::Message as _;
 
     use super::*;
 
@@ -192,12 +202,13 @@ mod tests {
         Arc::new(Outbox::new(Arc::new(ClusterCounters::default())))
     }
 
-    fn message(seq: u64) -> Item {
-        Item { kind: Some(Kind::Deliver(Deliver { seq, ..Deliver::default() })) }
+    /// With a body of so many bytes.
+    fn message(bytes: usize, seq: u64) -> Parcel {
+        Item { kind: Some(Kind::Deliver(Deliver { seq, body: vec![0; bytes].into(), ..Deliver::default() })) }.into()
     }
 
     fn seqs(frame: &Frame) -> Vec<u64> {
-        let seq = |item: &Item| match &item.kind {
+        let seq = |item: &bytes::Bytes| match &Item::decode(item.clone()).unwrap().kind {
             Some(Kind::Deliver(deliver)) => deliver.seq,
             Some(Kind::Behind(_)) => 0,
             other => panic!("{other:?}"),
@@ -209,10 +220,10 @@ mod tests {
     async fn what_waits_comes_in_frames_of_bounded_size() {
         let outbox = outbox();
         let (mut frames, _) = outbox.attach();
-        outbox.put((1..=5).map(|seq| (100_000, message(seq))));
+        outbox.put((1..=5).map(|seq| message(100_000, seq)));
         assert_eq!(seqs(&frames.next().await.unwrap()), [1, 2]);
         assert_eq!(seqs(&frames.next().await.unwrap()), [3, 4]);
-        outbox.put([(10 * FRAME_BYTES, message(6))]);
+        outbox.put([message(10 * FRAME_BYTES, 6)]);
         assert_eq!(seqs(&frames.next().await.unwrap()), [5]);
         assert_eq!(seqs(&frames.next().await.unwrap()), [6], "one that is larger than a frame goes alone");
         assert!(frames.next().now_or_never().is_none());
@@ -222,10 +233,10 @@ mod tests {
     async fn what_finds_no_room_is_counted_and_the_other_side_told_once() {
         let outbox = outbox();
         let (mut frames, _) = outbox.attach();
-        outbox.put((1..=MAX_ITEMS as u64 + 10).map(|seq| (0, message(seq))));
+        outbox.put((1..=MAX_ITEMS as u64 + 10).map(|seq| message(0, seq)));
         assert_eq!(outbox.counters.dropped.deliver.value(), 10);
         assert_eq!(seqs(&frames.next().await.unwrap())[..2], [0, 1]);
-        outbox.put([(MAX_BYTES, message(1))]);
+        outbox.put([message(MAX_BYTES, 1)]);
         assert_eq!(outbox.counters.dropped.deliver.value(), 11);
         assert_eq!(seqs(&frames.next().await.unwrap())[0], 0);
     }
@@ -233,19 +244,19 @@ mod tests {
     #[tokio::test]
     async fn without_a_stream_only_cuts_wait() {
         let outbox = outbox();
-        let cut = Item { kind: Some(Kind::Cut(Cut::default())) };
-        outbox.put([(0, message(1)), (0, cut)]);
+        let cut = Parcel::from(Item { kind: Some(Kind::Cut(Cut::default())) });
+        outbox.put([message(0, 1), cut.clone()]);
         let (mut first, over) = outbox.attach();
-        assert!(matches!(&first.next().await.unwrap().items[..], [Item { kind: Some(Kind::Cut(_)) }]));
-        outbox.put([(0, message(2))]);
+        assert_eq!(first.next().await.unwrap().items, [cut.bytes]);
+        outbox.put([message(0, 2)]);
         let (mut second, _) = outbox.attach();
         assert!(over.is_cancelled(), "another has taken over");
         assert_eq!(first.next().await, None);
         drop(first);
-        outbox.put([(0, message(3))]);
+        outbox.put([message(0, 3)]);
         assert_eq!(seqs(&second.next().await.unwrap()), [3]);
         drop(second);
-        outbox.put([(0, message(4))]);
+        outbox.put([message(0, 4)]);
         assert_eq!(outbox.counters.dropped.deliver.value(), 3);
     }
 }

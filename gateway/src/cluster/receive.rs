@@ -8,10 +8,16 @@ use kith_proto::{
     peer::v1::{Cut, Frame, Item, Presence, Tell, item::Kind},
     v1,
 };
+use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::{Cluster, links::Link, now_us, wire};
+use super::{
+    Cluster,
+    links::Link,
+    now_us,
+    wire::{self, Sort},
+};
 use crate::sessions::{Awake, Sessions};
 
 impl Cluster {
@@ -43,7 +49,13 @@ impl Cluster {
         let mut awake = sessions.awaken();
         let mut measured = false;
         for item in frame.items {
-            self.counters.received(&item);
+            let Ok(item) = Item::decode(item) else {
+                // Whatever it was about, the log has it.
+                self.counters.received(Sort::Unknown);
+                self.recheck.notify_one();
+                continue;
+            };
+            self.counters.received(Sort::from(&item));
             // One message of a frame is measured: the first, which has waited longest.
             if let Some(Kind::Deliver(deliver)) = &item.kind
                 && !std::mem::replace(&mut measured, true)

@@ -11,18 +11,22 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use bytes::BytesMut;
 use kith_chat_core::{
     log::Resolved,
     sessions::{AT_ONCE, DirectoryError, GatewayId, Place, Stale},
 };
 use kith_proto::{
     id::{AccountId, DeviceId, DeviceRef},
-    peer::v1::Item,
     v1::server_frame::Kind,
 };
 use tokio::sync::mpsc;
 
-use super::{Cluster, places::Elsewhere, wire};
+use super::{
+    Cluster,
+    places::Elsewhere,
+    wire::{self, Parcel},
+};
 use crate::sessions::Absent;
 
 /// Jobs that may wait for the directory, and the bytes of their messages.
@@ -78,10 +82,12 @@ struct Router {
     question: Option<Question>,
     parked: VecDeque<Job>,
     parked_bytes: usize,
+    /// In which messages are encoded, one after the other.
+    buffer: BytesMut,
 }
 
 /// Items by the gateway that they are for, so that each outbox is locked once.
-type Batch = HashMap<GatewayId, Vec<(usize, Item)>>;
+type Batch = HashMap<GatewayId, Vec<Parcel>>;
 
 impl Cluster {
     /// Runs for as long as the process serves.
@@ -124,7 +130,7 @@ impl Cluster {
             for job in jobs {
                 if job.accounts().all(|account| places.knows(&account)) {
                     self.counters.cached.add(job.accounts().count() as u64);
-                    self.put(&job, |account| places.peek(account), &mut batch);
+                    self.put(&job, |account| places.peek(account), &mut router.buffer, &mut batch);
                 } else {
                     self.park(router, job);
                 }
@@ -191,7 +197,12 @@ impl Cluster {
             for job in question.jobs {
                 // What was in the cache when the question was asked may have left it since.
                 if job.accounts().all(|account| found.contains_key(&account) || places.knows(&account)) {
-                    self.put(&job, |account| found.get(account).map_or_else(|| places.peek(account), |places| &places[..]), &mut batch);
+                    self.put(
+                        &job,
+                        |account| found.get(account).map_or_else(|| places.peek(account), |places| &places[..]),
+                        &mut router.buffer,
+                        &mut batch,
+                    );
                 } else {
                     self.park(router, job);
                 }
@@ -210,7 +221,7 @@ impl Cluster {
     }
 
     /// Makes the items of a job.
-    fn put<'a>(&self, job: &Job, places: impl Fn(&AccountId) -> &'a [Place], batch: &mut Batch) {
+    fn put<'a>(&self, job: &Job, places: impl Fn(&AccountId) -> &'a [Place], buffer: &mut BytesMut, batch: &mut Batch) {
         self.tell_of_sleepers(job, &places);
         for gateway in gateways(job, &places) {
             let item = match job {
@@ -219,7 +230,7 @@ impl Cluster {
                         places(account).iter().any(|place| place.gateway == gateway && place.device.0[..] == *device)
                     };
                     let trace = self.tracer.as_ref().and_then(|tracer| tracer.routed(&message.append.course));
-                    wire::deliver(message, *accepted_us, trace, is_there)
+                    wire::deliver(buffer, message, *accepted_us, trace, is_there)
                 }
                 // Both accounts may have devices there; each is told where it has some.
                 Job::Again(_) => None,
@@ -229,7 +240,7 @@ impl Cluster {
             out.extend(item);
             if matches!(job, Job::Again(_)) {
                 let there = job.accounts().filter(|account| places(account).iter().any(|place| place.gateway == gateway));
-                out.extend(there.map(wire::behind));
+                out.extend(there.map(|account| wire::behind(Some(account))));
             }
         }
     }

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use kith_chat_core::sessions::GatewayId;
 use kith_proto::{
-    peer::v1::{Deliver, Frame, Item, item, peer_client::PeerClient},
+    peer::v1::{Deliver, Frame, Item, Tell, item, peer_client::PeerClient},
     v1::server_frame::Kind,
 };
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
 
@@ -17,7 +18,6 @@ use super::{
         MAX_MESSAGE,
         dial::{PROOF, ascii},
         proof::Proofs,
-        wire,
     },
     accepted, delivery, device,
     fleet::{Fleet, Member, SECRET},
@@ -130,6 +130,10 @@ fn message(seq: u64, body: Bytes) -> Item {
     Item { kind: Some(item::Kind::Deliver(deliver)) }
 }
 
+fn framed(items: &[Item]) -> Frame {
+    Frame { items: items.iter().map(|item| item.encode_to_vec().into()).collect() }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_without_a_proof_or_with_a_used_one_is_refused() {
     let fleet = Fleet::new();
@@ -150,14 +154,14 @@ async fn what_is_not_understood_is_passed_over() {
     let stranger = linked_by_hand(&two).await;
     let mut b = two.rig.level(device(2, 22), 1).await;
     let broken = Item { kind: Some(item::Kind::Deliver(Deliver { conversation: Bytes::from_static(b"short"), ..Deliver::default() })) };
-    let (_, unknown_push) = wire::tell(device(2, 22).account, None, Kind::CaughtUp(kith_proto::v1::CaughtUp {}));
-    let Some(item::Kind::Tell(mut tell)) = unknown_push.kind else { panic!() };
-    tell.push = Some(kith_proto::v1::ServerFrame { id: 0, kind: None });
-    let items = vec![Item { kind: None }, broken, Item { kind: Some(item::Kind::Tell(tell)) }, message(1, "hello".into())];
-    stranger.items.send(Frame { items }).unwrap();
+    let no_push = Some(kith_proto::v1::ServerFrame { id: 0, kind: None });
+    let unknown_push = Item { kind: Some(item::Kind::Tell(Tell { account: device(2, 22).account.to_bytes(), device: Bytes::new(), push: no_push })) };
+    let mut frame = framed(&[Item { kind: None }, broken, unknown_push, message(1, "hello".into())]);
+    frame.items.insert(0, Bytes::from_static(b"\xff"));
+    stranger.items.send(frame).unwrap();
     let Some(Kind::Deliver(deliver)) = b.next().await else { panic!() };
     assert_eq!((deliver.seq, &deliver.body[..]), (1, &b"hello"[..]));
-    assert_eq!(two.cluster.counters().received.unknown.value(), 1);
+    assert_eq!(two.cluster.counters().received.unknown.value(), 2);
 }
 
 /// Whether a device gets nothing, or has only come so lately that others did not know, only the log can say: `absent` would make it ask for a repair.
@@ -168,7 +172,7 @@ async fn a_device_whose_slice_was_not_sent_along_is_not_told_that_there_is_none(
     let stranger = linked_by_hand(&two).await;
     let mut other = two.rig.level(device(2, 23), 1).await;
     let mut addressed = two.rig.level(device(2, 22), 1).await;
-    stranger.items.send(Frame { items: vec![message(1, "hello".into())] }).unwrap();
+    stranger.items.send(framed(&[message(1, "hello".into())])).unwrap();
     assert_eq!(addressed.deliveries(1).await, [1]);
     assert!(other.is_quiet(std::time::Duration::from_millis(200)).await);
 }
@@ -179,7 +183,7 @@ async fn a_frame_that_is_too_large_ends_the_link() {
     let two = fleet.start(2).await;
     let mut stranger = linked_by_hand(&two).await;
     let body = Bytes::from(vec![0; MAX_MESSAGE + 1]);
-    stranger.items.send(Frame { items: vec![message(1, body)] }).unwrap();
+    stranger.items.send(framed(&[message(1, body)])).unwrap();
     two.linked(0).await;
     assert!(!matches!(stranger.answers.next().await, Some(Ok(_))));
 }
