@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -41,6 +41,9 @@ use crate::bus::{
 const LANE: usize = 64;
 /// A consumer that cannot go on begins anew after this.
 const ANEW_AFTER: Duration = Duration::from_secs(1);
+/// In so many of the driver's reports, one every 5 s, one of our partitions is nobody's although Kafka answers: then the driver will not find out any more who leads it. After it was told that
+/// nobody does it may never ask again (librdkafka, issue 5430).
+const REPORTS: u32 = 4;
 
 /// What the tasks of a member need.
 struct Job {
@@ -84,6 +87,18 @@ impl Drop for Lane {
 struct Lanes {
     lanes: Mutex<HashMap<i32, Lane>>,
     progressed: Notify,
+    /// The driver's reports in a row by which a partition of ours is nobody's.
+    leaderless: AtomicU32,
+    lost: Notify,
+}
+
+/// Why a member begins anew.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Fatal(#[from] KafkaError),
+    #[error("the driver does not know any more who leads a partition")]
+    Leaderless,
 }
 
 struct Context {
@@ -134,15 +149,16 @@ async fn run(mut consumer: Consumer, lanes: Arc<Lanes>, job: Arc<Job>) {
 }
 
 /// Until the member is to leave. An error is one that the driver cannot get over.
-async fn serve(consumer: &Consumer, lanes: &Arc<Lanes>, job: &Arc<Job>) -> Result<(), KafkaError> {
+async fn serve(consumer: &Consumer, lanes: &Arc<Lanes>, job: &Arc<Job>) -> Result<(), Broken> {
     let mut leaving = job.leaving.clone();
     loop {
         tokio::select! {
             () = left(&mut leaving) => return Ok(()),
             () = lanes.progressed.notified() => lanes.store_and_resume(consumer, &job.topic),
+            () = lanes.lost.notified() => return Err(Broken::Leaderless),
             received = consumer.recv() => match received {
                 Ok(message) => lanes.take(consumer, job, &message),
-                Err(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(error),
+                Err(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(error.into()),
                 Err(error) => tracing::debug!(%error, "the bus gives no events just now"),
             },
         }
@@ -159,6 +175,15 @@ impl Drop for Clears {
 }
 
 impl Lanes {
+    /// Takes note of a report of the driver.
+    fn report(&self, leaderless: bool) {
+        let reports = if leaderless { self.leaderless.load(Ordering::Relaxed) + 1 } else { 0 };
+        self.leaderless.store(reports % REPORTS, Ordering::Relaxed);
+        if reports == REPORTS {
+            self.lost.notify_one();
+        }
+    }
+
     fn clear(&self) {
         self.lanes.lock().clear();
     }
@@ -282,8 +307,11 @@ impl ClientContext for Context {
         config::log(level, fac, log_message);
     }
 
-    /// How far this member is behind, over its partitions.
+    /// How far this member is behind, over its partitions; and whether it still knows who leads them.
     fn stats(&self, statistics: Statistics) {
+        let answers = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP");
+        let mut ours = statistics.topics.get(&self.topic).into_iter().flat_map(|topic| topic.partitions.values());
+        self.lanes.report(answers && ours.any(|partition| partition.partition >= 0 && partition.desired && partition.broker < 0));
         let partitions = statistics.topics.get(&self.topic).into_iter().flat_map(|topic| topic.partitions.values());
         let active = partitions.filter(|partition| partition.partition >= 0 && partition.fetch_state == "active");
         let behind: i64 = active.map(|partition| partition.consumer_lag_stored.max(0)).sum();

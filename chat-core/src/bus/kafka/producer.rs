@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rdkafka::{
     config::FromClientConfigAndContext as _,
     error::{KafkaError, RDKafkaErrorCode},
@@ -28,6 +28,9 @@ use crate::bus::{BusError, KafkaOptions, Record};
 
 /// How soon a full queue is looked at again.
 const ROOM_EVERY: Duration = Duration::from_millis(10);
+/// A driver in which events time out again and again, for so many deadlines, is replaced: after it was told that nobody leads a partition it may never ask again who does (librdkafka, issue
+/// 5430). When it is Kafka that is away, another driver does no harm.
+const DEADLINES: u32 = 2;
 
 type Client = Arc<Aside<FutureProducer<Quiet>>>;
 
@@ -36,6 +39,8 @@ pub(super) struct Producer {
     options: Arc<KafkaOptions>,
     /// Another one when the driver cannot go on.
     client: RwLock<Client>,
+    /// When the first event of those that time out again and again was given to it, and when the last one had timed out.
+    timed_out: Mutex<Option<(Instant, Instant)>>,
     closed: AtomicBool,
 }
 
@@ -56,7 +61,7 @@ pub(super) struct Outgoing<'a> {
 impl Producer {
     pub(super) fn new(options: Arc<KafkaOptions>) -> Result<Self, KafkaError> {
         let client = RwLock::new(client(&options)?);
-        Ok(Self { options, client, closed: AtomicBool::new(false) })
+        Ok(Self { options, client, timed_out: Mutex::new(None), closed: AtomicBool::new(false) })
     }
 
     /// In waves that hold each key once: a wave begins when the one before it is durable, so that nothing of a key overtakes something that failed.
@@ -83,9 +88,10 @@ impl Producer {
             return Err(BusError::Closed);
         }
         let client = Arc::clone(&self.client.read());
-        let deadline = Instant::now() + self.options.publish_within;
+        let begun = Instant::now();
+        let deadline = begun + self.options.publish_within;
         let mut sent = Vec::with_capacity(outgoing.len());
-        let (mut outcome, mut stands_still) = (Ok(()), false);
+        let (mut outcome, mut stands_still, mut timed_out) = (Ok(()), false, false);
         for outgoing in outgoing {
             match enqueue(&client, outgoing, deadline).await {
                 Ok(delivery) => sent.push(delivery),
@@ -99,7 +105,10 @@ impl Producer {
         for delivery in sent {
             let delivered = match timeout_at(deadline + GRACE, delivery).await {
                 Ok(Ok(Ok(_))) => Ok(()),
-                Ok(Ok(Err((error, _)))) => Err(unavailable(error)),
+                Ok(Ok(Err((error, _)))) => {
+                    timed_out |= error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut);
+                    Err(unavailable(error))
+                }
                 Ok(Err(canceled)) => Err(unavailable(canceled)),
                 Err(late) => {
                     stands_still = true;
@@ -114,8 +123,20 @@ impl Producer {
         } else if let (Err(_), Some((code, _))) = (&outcome, client.client().fatal_error()) {
             // After some errors it refuses everything for ever.
             self.replace(&client, &code.to_string());
+        } else if timed_out && self.times_out_for_long(begun) {
+            self.replace(&client, "what it is given times out");
         }
         outcome
+    }
+
+    /// Notes that something given to the driver at that time has timed out now. Other events may have gone out meanwhile: partitions have leaders of their own.
+    fn times_out_for_long(&self, begun: Instant) -> bool {
+        let (now, long) = (Instant::now(), self.options.publish_within * DEADLINES);
+        let mut timed_out = self.timed_out.lock();
+        let first = timed_out.filter(|(_, last)| begun < *last + long).map_or(begun, |(first, _)| first);
+        let is_long = now - first >= long;
+        *timed_out = (!is_long).then_some((first, now));
+        is_long
     }
 
     /// Begins anew, if nobody else has done so already.
