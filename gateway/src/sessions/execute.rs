@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use kith_chat_core::log::{ConnectError, Connected, LogError};
 use kith_proto::{
-    id::{AccountId, ConversationId},
+    id::{AccountId, ConversationId, DeviceRef},
     v1,
     v1::server_frame::Kind,
 };
@@ -18,7 +18,11 @@ use crate::{
 
 /// The operation as a future that owns all it needs.
 pub(crate) fn execute(sessions: Arc<Sessions>, session: Arc<Session>, op: Op) -> Pin<Box<dyn Future<Output = Done> + Send>> {
-    Box::pin(async move { sessions.execute(&session, op).await })
+    match op {
+        // There is one for each message, and it needs a fraction of the memory that the others may need.
+        Op::Acknowledge { request, cursors } => Box::pin(async move { sessions.acknowledge(session.device(), request, cursors).await }),
+        op => Box::pin(async move { sessions.execute(&session, op).await }),
+    }
 }
 
 impl Sessions {
@@ -31,10 +35,7 @@ impl Sessions {
             Op::CatchUp { conversation, after, head, limit } => {
                 Done::CatchUp { conversation, result: self.within(self.log.catch_up(device, conversation, after, head, limit)).await }
             }
-            Op::Acknowledge { request, cursors } => {
-                let result = self.within(self.log.acknowledge(device, &cursors)).await.map(|moved| self.courier.moved(moved));
-                Done::Acknowledge { request, cursors, result }
-            }
+            Op::Acknowledge { request, cursors } => self.acknowledge(device, request, cursors).await,
             Op::Read { request, conversation, seq } => {
                 let moved = self.within(self.log.mark_read(device, conversation, seq)).await;
                 Done::Plain { request, result: moved.map(|moved| self.courier.moved(moved.into_iter().collect())) }
@@ -49,6 +50,11 @@ impl Sessions {
                 Done::Plain { request, result: self.within(self.typing(device.account, conversation, peer, active)).await }
             }
         }
+    }
+
+    async fn acknowledge(&self, device: DeviceRef, request: u64, cursors: Vec<(ConversationId, u64)>) -> Done {
+        let result = self.within(self.log.acknowledge(device, &cursors)).await.map(|moved| self.courier.moved(moved));
+        Done::Acknowledge { request, cursors, result }
     }
 
     async fn connect(&self, session: &Session, epoch: u64) -> Result<Connected, ConnectFailure> {
