@@ -13,7 +13,7 @@ use kith_proto::{
     v1::{ErrorCode, Retry},
 };
 
-use crate::{challenge::ChallengeError, limits::Exceeded, token::TokenError};
+use crate::{challenge::InvalidChallenge, limits::Exceeded, token::TokenError};
 
 /// After a refusal for lack of room, try again after this long.
 const OVERLOADED_AFTER_MS: u64 = 1_000;
@@ -117,6 +117,7 @@ impl From<AccountsError> for ApiError {
             AccountsError::ListConflict => ErrorCode::DeviceListConflict,
             AccountsError::PrekeyIdUsed => ErrorCode::PrekeyInvalid,
             AccountsError::PrekeyLimit => ErrorCode::PrekeyLimit,
+            AccountsError::ChallengeSpent => ErrorCode::ChallengeInvalid,
             AccountsError::RefreshInvalid => ErrorCode::Unauthenticated,
             AccountsError::UnknownAccount => ErrorCode::UnknownAccount,
             AccountsError::Overloaded => return Self::after(ErrorCode::Overloaded, "the server is overloaded", OVERLOADED_AFTER_MS),
@@ -165,12 +166,9 @@ impl From<TokenError> for ApiError {
     }
 }
 
-impl From<ChallengeError> for ApiError {
-    fn from(error: ChallengeError) -> Self {
-        match error {
-            ChallengeError::Invalid => Self::new(ErrorCode::ChallengeInvalid, error.to_string()),
-            ChallengeError::Overloaded => Self::after(ErrorCode::Overloaded, "too many logins", OVERLOADED_AFTER_MS),
-        }
+impl From<InvalidChallenge> for ApiError {
+    fn from(error: InvalidChallenge) -> Self {
+        Self::new(ErrorCode::ChallengeInvalid, error.to_string())
     }
 }
 

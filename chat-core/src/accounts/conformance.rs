@@ -10,7 +10,9 @@ use std::{collections::HashSet, sync::Arc};
 use kith_proto::id::{DeviceId, DeviceRef};
 
 use self::owner::{Certificate, Device, Owner, Statement, seed};
-use super::{Accounts, AccountsError, BundleRequest, NewDevice, NewLogin, PrekeyCaps, Publication, Refresh, Registered, Registration};
+use super::{
+    Accounts, AccountsError, BundleRequest, NewDevice, NewLogin, PrekeyCaps, Publication, Refresh, Registered, Registration, SpentChallenge,
+};
 use crate::domain::{
     Rate, Username,
     device_list::{self, AccountState},
@@ -32,7 +34,7 @@ macro_rules! suite {
             publishes_the_next_list, concurrent_lists_have_one_winner, a_revoked_device_can_do_nothing, a_revoked_id_never_comes_back,
             a_device_leaves, a_device_that_left_meanwhile_is_a_conflict, rotates, history_pages, a7_each_one_time_key_once_also_under_concurrency,
             a7_beyond_the_limits_only_the_last_resort, prekey_ids_only_grow, unused_prekeys_are_capped, refresh_tokens_rotate,
-            a_lost_refresh_answer_can_be_asked_again, a_copied_refresh_token_ends_the_login, logins_per_device_are_bounded,
+            a_lost_refresh_answer_can_be_asked_again, a_copied_refresh_token_ends_the_login, logins_per_device_are_bounded, a_challenge_opens_one_login,
             presence_is_kept, a_secret_is_made_once, purge_deletes_what_has_ended);
     };
     ($make:expr; $($name:ident),* $(,)?) => {$(
@@ -80,7 +82,8 @@ fn new_device(device: &Device, one_time: u32) -> NewDevice {
 pub(super) fn login(name: &str) -> NewLogin {
     let mut family = [0; 16];
     family.copy_from_slice(&seed(name)[..16]);
-    NewLogin { family, token: seed(&format!("{name}/token")), expires_ms: NOW + 30 * DAY }
+    let challenge = SpentChallenge { id: family, until_ms: NOW + DAY };
+    NewLogin { family, token: seed(&format!("{name}/token")), expires_ms: NOW + 30 * DAY, challenge }
 }
 
 fn registration(owner: &Owner, device: &Device, username: &str, one_time: u32) -> Registration {
@@ -487,6 +490,28 @@ pub(super) async fn logins_per_device_are_bounded(store: Store) {
     }
 }
 
+pub(super) async fn a_challenge_opens_one_login(store: Store) {
+    let (owner, phone) = account(&store, "alice", 0).await;
+    let (_, bob) = account(&store, "bob", 0).await;
+    let first = login("first");
+    let replayed = |name| NewLogin { challenge: first.challenge, ..login(name) };
+    store.login(phone.at, first, NOW).await.unwrap();
+    assert!(matches!(store.login(phone.at, replayed("thief"), NOW + 1).await, Err(AccountsError::ChallengeSpent)));
+    let again = Registration { login: replayed("again"), ..registration(&owner_before(&owner), &phone, "alice", 0) };
+    assert!(matches!(store.register(again, NOW + 1).await, Err(AccountsError::ChallengeSpent)));
+    for name in ["thief", "again"] {
+        let nothing = store.refresh(exchange(name, &format!("{name}/token"), "x"), NOW + 1).await;
+        assert!(matches!(nothing, Err(AccountsError::RefreshInvalid)), "nothing was opened");
+    }
+    // It stays spent when its login has ended long ago, and is another device's own affair.
+    for n in 0..9 {
+        store.login(phone.at, login(&format!("later {n}")), NOW + 2 + n).await.unwrap();
+    }
+    assert!(matches!(store.login(phone.at, replayed("late"), NOW + 20).await, Err(AccountsError::ChallengeSpent)));
+    store.refresh(exchange("later 1", "later 1/token", "x"), NOW + 20).await.expect("what was refused has ended no login");
+    store.login(bob.at, replayed("bob's"), NOW + 20).await.unwrap();
+}
+
 pub(super) async fn presence_is_kept(store: Store) {
     let (alice, _) = account(&store, "alice", 0).await;
     let (bob, _) = account(&store, "bob", 0).await;
@@ -510,7 +535,7 @@ pub(super) async fn purge_deletes_what_has_ended(store: Store) {
     store.take_bundles(bundles(&bob, &alice), NOW).await.unwrap();
     store.add_invites((0..5).map(|n| [n; 32]).collect(), NOW + DAY, NOW).await.unwrap();
     assert_eq!(store.purge(NOW).await.unwrap(), 0);
-    assert_eq!(store.purge(NOW + DAY).await.unwrap(), 5 + 2, "invites; the buckets of pair and target");
+    assert_eq!(store.purge(NOW + DAY).await.unwrap(), 5 + 2 + 2, "invites; the buckets of pair and target; the challenges of the logins");
     assert_eq!(store.purge(NOW + 30 * DAY).await.unwrap(), 2, "the logins");
     assert!(store.devices(phone.at).await.is_ok());
 }

@@ -73,6 +73,17 @@ pub struct NewLogin {
     pub token: Bytes32,
     /// When that ends; Unix milliseconds.
     pub expires_ms: u64,
+    /// What it was proved with.
+    pub challenge: SpentChallenge,
+}
+
+/// A challenge that a login uses up. The same one opens no second login of the device, at whatever process it is presented.
+#[derive(Debug, Clone, Copy)]
+pub struct SpentChallenge {
+    /// What tells it from all others.
+    pub id: [u8; 16],
+    /// Until when it is remembered: after it has ended by any clock; Unix milliseconds.
+    pub until_ms: u64,
 }
 
 /// An exchange of a refresh token for the next one.
@@ -265,6 +276,9 @@ pub enum AccountsError {
     /// More unused one-time prekeys than may be stored.
     #[error("too many unused one-time prekeys")]
     PrekeyLimit,
+    /// The challenge has opened a login before.
+    #[error("the challenge was used before")]
+    ChallengeSpent,
     /// The refresh token is unknown, used or too old.
     #[error("the refresh token is not valid")]
     RefreshInvalid,
@@ -295,7 +309,7 @@ pub trait Registry: Send + Sync + fmt::Debug {
     /// The signing key of a current device.
     async fn signing_key(&self, device: DeviceRef) -> Result<Option<Bytes32>, AccountsError>;
 
-    /// Opens a login. A device has a few at most: the one unused for longest ends.
+    /// Opens a login and uses its challenge up, both or neither. A device has a few at most: the one unused for longest ends.
     async fn login(&self, device: DeviceRef, login: NewLogin, now_ms: u64) -> Result<(), AccountsError>;
 
     /// Exchanges a refresh token. One that was exchanged before, the grace aside, ends its family: somebody has a copy.
@@ -359,6 +373,6 @@ pub trait Upkeep: Send + Sync + fmt::Debug {
     /// Writes something that changes nothing, durably: whether the storage takes writes just now.
     async fn probe(&self) -> Result<(), AccountsError>;
 
-    /// Deletes what has ended: logins, invites, full buckets. Returns how many rows.
+    /// Deletes what has ended: logins, used challenges, invites, full buckets. Returns how many rows.
     async fn purge(&self, now_ms: u64) -> Result<u64, AccountsError>;
 }

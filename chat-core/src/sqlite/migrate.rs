@@ -20,6 +20,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261121140000_outbox"),
     migration!("20261121200000_shown"),
     migration!("20261121230000_sleeping"),
+    migration!("20261122120000_challenges"),
 ];
 
 /// Why a schema could not be brought up to date.

@@ -48,7 +48,7 @@ pub(super) async fn register(
     }
     check_proof(&state, &peer, device, &says.ed25519, &request.proof).await?;
     let prekeys = convert::verified_prekeys(device, says.ed25519, request.prekeys, true).await?;
-    let minted = Minted::new(&state, device);
+    let minted = Minted::new(&state, device, &request.proof);
     let registration = Registration { username, list, first: NewDevice { prekeys, name }, invite, login: minted.login };
     let status = match state.accounts.register(registration, state.clock.now_ms()).await? {
         Registered::New => StatusCode::CREATED,
@@ -92,7 +92,7 @@ pub(super) async fn rotate(
     let version = list.list().version;
     let publication = Publication::new(base, Some(rotation), list, new_devices)?;
     devices::commit(&state, None, account, version, publication).await?;
-    let minted = Minted::new(&state, device);
+    let minted = Minted::new(&state, device, &request.proof);
     state.accounts.login(device, minted.login, state.clock.now_ms()).await?;
     Ok(Answer(minted.tokens))
 }

@@ -16,7 +16,7 @@ use kith_proto::{
 use sha2::{Digest as _, Sha256};
 
 use super::extract::{From, Json};
-use crate::{error::ApiError, peer::Peer, state::AppState};
+use crate::{challenge::Challenges, error::ApiError, peer::Peer, state::AppState};
 
 /// For so long after an exchange the refresh token before the newest may be exchanged again, since the answer may have been lost.
 const REFRESH_GRACE_MS: u64 = 60_000;
@@ -61,7 +61,7 @@ pub(super) async fn login(
         return Err(ApiError::new(ErrorCode::SignatureInvalid, "a signature does not hold"));
     }
     verified?;
-    let minted = Minted::new(&state, device);
+    let minted = Minted::new(&state, device, &request.proof);
     state.accounts.login(device, minted.login, state.clock.now_ms()).await?;
     Ok(Answer(minted.tokens))
 }
@@ -94,12 +94,11 @@ pub(super) fn check_challenge(state: &AppState, device: DeviceRef, proof: &Login
     Ok(expires_ms)
 }
 
-/// Checks the whole proof by the device's key and uses the challenge up.
+/// Checks the whole proof by the device's key. The challenge is used up by the login that is stored ([`Minted`]).
 pub(super) async fn check_proof(state: &AppState, peer: &Peer, device: DeviceRef, key: &Bytes32, proof: &LoginProof) -> Result<(), ApiError> {
     let expires_ms = check_challenge(state, device, proof)?;
     let login = Login { origin: &proof.origin, device, challenge: &proof.challenge.0, client_nonce: &proof.client_nonce.0, expires_ms };
     login.verify(key, &proof.signature.0)?;
-    state.challenges.spend(&proof.challenge.0, state.clock.now_ms())?;
     Ok(state.limits.login_device(peer, device).await?)
 }
 
@@ -110,11 +109,12 @@ pub(super) struct Minted {
 }
 
 impl Minted {
-    pub(super) fn new(state: &AppState, device: DeviceRef) -> Self {
+    /// Of a proof that was checked.
+    pub(super) fn new(state: &AppState, device: DeviceRef, proof: &LoginProof) -> Self {
         let now_ms = state.clock.now_ms();
         let token = RefreshToken { family: rand::random(), secret: rand::random() };
         let expires_ms = now_ms + state.config.tokens.refresh_seconds * 1_000;
-        let login = NewLogin { family: token.family, token: token.hash(), expires_ms };
+        let login = NewLogin { family: token.family, token: token.hash(), expires_ms, challenge: Challenges::spent(&proof.challenge.0) };
         Self { login, tokens: tokens(state, device, &token, now_ms, expires_ms) }
     }
 }

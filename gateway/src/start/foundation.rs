@@ -25,8 +25,18 @@ pub(super) struct Foundation {
     pub(super) resolved: ResolvedAppends,
     pub(super) bus: Arc<dyn Bus>,
     pub(super) joined: Option<Joined>,
+    pub(super) secrets: Secrets,
+}
+
+/// What all gateways of the service know and nobody else, by what it is for.
+#[derive(Clone, Copy)]
+pub(super) struct Secrets {
     /// Signs access tokens.
-    pub(super) token_secret: [u8; 32],
+    pub(super) token: [u8; 32],
+    /// Makes login challenges.
+    pub(super) challenge: [u8; 32],
+    /// Tells gateways from strangers. Zeros where there is one gateway.
+    link: [u8; 32],
 }
 
 /// What it takes to be one of several.
@@ -81,28 +91,23 @@ fn is_one_of_several(config: &Config) -> bool {
 pub(super) async fn lay(config: &Config, names: &Names, gateway: GatewayId, clock: &Clock, health: &Health) -> Result<Foundation, RunError> {
     let listener = if is_one_of_several(config) { Some(listen_on(config.cluster.listen)?) } else { None };
     let address = listener.as_ref().map(|listener| advertised(config, listener)).transpose()?;
-    let ((storage, resolved, token_secret, link_secret), bus, directory) = try_join!(
+    let ((storage, resolved, secrets), bus, directory) = try_join!(
         open_storage(config, &names.storage, clock, health),
         open_bus(config, names, health),
         join(config, names, gateway, address, health)
     )?;
     let joined = listener.zip(directory).zip(names.redis.clone());
-    let joined = joined.map(|((listener, directory), name)| Joined { directory: Arc::new(directory), listener, secret: link_secret, name });
-    Ok(Foundation { storage, resolved, bus, joined, token_secret })
+    let joined = joined.map(|((listener, directory), name)| Joined { directory: Arc::new(directory), listener, secret: secrets.link, name });
+    Ok(Foundation { storage, resolved, bus, joined, secrets })
 }
 
-async fn open_storage(
-    config: &Config,
-    name: &str,
-    clock: &Clock,
-    health: &Health,
-) -> Result<(Storage, ResolvedAppends, [u8; 32], [u8; 32]), RunError> {
+async fn open_storage(config: &Config, name: &str, clock: &Clock, health: &Health) -> Result<(Storage, ResolvedAppends, Secrets), RunError> {
     let (storage, resolved) = waiting::wait_for(name, health, StorageError::is_outage, || Storage::open(config, clock.clone())).await?;
     let accounts = &storage.accounts();
     let secret = |what| waiting::wait_for(name, health, waiting::is_outage_of_accounts, move || accounts.secret(what, rand::random()));
-    let token = secret("access_token").await?;
+    let (token, challenge) = (secret("access_token").await?, secret("login_challenge").await?);
     let link = if is_one_of_several(config) { secret("gateway_link").await? } else { [0; 32] };
-    Ok((storage, resolved, token, link))
+    Ok((storage, resolved, Secrets { token, challenge, link }))
 }
 
 async fn open_bus(config: &Config, names: &Names, health: &Health) -> Result<Arc<dyn Bus>, RunError> {

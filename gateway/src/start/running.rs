@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     RunError,
-    foundation::{self, Foundation, Joined, Names},
+    foundation::{self, Foundation, Joined, Names, Secrets},
     lookout::Lookout,
     replica,
 };
@@ -70,7 +70,7 @@ impl Running {
         let (clock, role, run) = (Clock::System, config.role, rand::random());
         let exporter = Exporter::new(&config.telemetry, run)?;
         let laid = foundation::lay(&config, &names, GatewayId(run), &clock, &health).await?;
-        let Foundation { storage, resolved, bus, joined, token_secret } = laid;
+        let Foundation { storage, resolved, bus, joined, secrets } = laid;
         let (background, tasks) = (CancellationToken::new(), TaskTracker::new());
         let beside = rest::beside(&config, Arc::clone(&health), Arc::clone(&metrics), rest::Refusal::NotHere);
         let drain_within = config::ms(config.http.drain_ms);
@@ -102,7 +102,7 @@ impl Running {
                 health: Arc::clone(&health),
             };
             let tracer = exporter.as_ref().map(Exporter::tracer);
-            running.gateway = Some(parts.assemble(config, bound, token_secret, metrics, tracer, &background, &tasks));
+            running.gateway = Some(parts.assemble(config, bound, secrets, metrics, tracer, &background, &tasks));
             if let Some(exporter) = exporter {
                 tasks.spawn(exporter.run(background.clone()));
             }
@@ -216,14 +216,14 @@ impl Parts<'_> {
         self,
         config: Config,
         bound: SocketAddr,
-        token_secret: [u8; 32],
+        secrets: Secrets,
         metrics: Arc<Metrics>,
         tracer: Option<Arc<Tracer>>,
         background: &CancellationToken,
         tasks: &TaskTracker,
     ) -> Arc<AppState> {
         let Self { storage, accounts, resolved, joined, sleepers, clock, health } = self;
-        let (tokens, log) = (TokenKey::new(token_secret), storage.log());
+        let (tokens, log) = (TokenKey::new(secrets.token), storage.log());
         let shared = joined.as_ref().map(|joined| Arc::clone(&joined.directory) as Arc<dyn Buckets>);
         let limits = Arc::new(Limits::new(&config.limits, &clock, shared));
         let entered = joined.map(|joined| Entered::new(joined, &config, &clock, &sleepers, tracer.as_ref()));
@@ -250,7 +250,7 @@ impl Parts<'_> {
             sessions,
             cluster,
             tokens,
-            challenges: Challenges::new(rand::random()),
+            challenges: Challenges::new(secrets.challenge),
             origins: Origins::new(&config, bound),
             trusted: config.http.trusted(),
             limits,

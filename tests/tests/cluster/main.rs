@@ -6,6 +6,7 @@ mod fleet;
 mod interruption;
 mod limits;
 mod live;
+mod logins;
 mod outages;
 mod replica;
 mod restarts;

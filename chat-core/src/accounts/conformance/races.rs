@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 macro_rules! race_suite {
     ($make:expr, $check:expr) => {
         $crate::accounts::conformance::races::race_suite!($make, $check;
-            two_registrations_of_a_name_have_one_winner, one_registration_sent_twice_is_one_account, an_invite_makes_one_account,
+            two_registrations_of_a_name_have_one_winner, one_registration_sent_twice_is_one_account, a_challenge_presented_twice_opens_one_login, an_invite_makes_one_account,
             two_lists_on_one_version_have_one_winner, a_list_and_a_leave_do_not_both_win, takers_never_get_the_same_key,
             takers_of_each_other_do_not_block, one_upload_sent_twice_is_stored_once, nothing_of_a_device_outlives_its_revocation, a_secret_is_the_same_for_all, purges_share_the_work);
     };
@@ -78,6 +78,20 @@ pub(in crate::accounts) async fn one_registration_sent_twice_is_one_account(stor
             let exchange = exchange(&format!("{round} {n}"), &format!("{round} {n}/token"), "next");
             stores[0].refresh(exchange, NOW).await.expect("each has its login");
         }
+    }
+}
+
+pub(in crate::accounts) async fn a_challenge_presented_twice_opens_one_login(stores: Stores) {
+    let (_, phone) = account(&stores[0], "alice", 0).await;
+    for round in 0..5 {
+        let challenge = login(&format!("{round}")).challenge;
+        let attempts = (0..6).map(|n| {
+            let login = NewLogin { challenge, ..login(&format!("{round} {n}")) };
+            move |store: Store| async move { store.login(phone.at, login, NOW).await }
+        });
+        let outcomes = all_at_once(&stores, attempts).await;
+        let lost = outcomes.iter().filter(|o| matches!(o, Err(AccountsError::ChallengeSpent))).count();
+        assert_eq!((outcomes.iter().filter(|o| o.is_ok()).count(), lost), (1, 5), "{outcomes:?}");
     }
 }
 

@@ -21,12 +21,19 @@ pub(super) async fn open(db: &mut PgConnection, device: DeviceRef, login: &NewLo
     if query.execute(&mut *db).await?.rows_affected() != 1 {
         return Err(AccountsError::Revoked.into());
     }
-    let sql = "DELETE FROM refresh_token WHERE family IN
-               (SELECT family FROM refresh_token WHERE device = $1 ORDER BY rotated_ms DESC, family OFFSET $2)";
-    sqlx::query(sql).bind(device_key(device.device)).bind(LOGINS_PER_DEVICE - 1).execute(&mut *db).await?;
-    let sql = "INSERT INTO refresh_token (family, device, current, rotated_ms, expires_ms) VALUES ($1, $2, $3, $4, $5)";
+    // Whoever presents the same challenge at the same time has waited for that lock, and finds it spent.
+    let sql = "WITH spent AS (
+                   INSERT INTO spent_challenge (device, challenge, until_ms) VALUES ($2, $6, $7) ON CONFLICT DO NOTHING RETURNING device),
+               ended AS (
+                   DELETE FROM refresh_token WHERE family IN
+                   (SELECT family FROM refresh_token WHERE device = $2 ORDER BY rotated_ms DESC, family OFFSET $8))
+               INSERT INTO refresh_token (family, device, current, rotated_ms, expires_ms) SELECT $1, device, $3, $4, $5 FROM spent";
     let query = sqlx::query(sql).bind(Uuid::from_bytes(login.family)).bind(device_key(device.device)).bind(login.token);
-    query.bind(stored(now_ms)).bind(stored(login.expires_ms)).execute(db).await?;
+    let query = query.bind(stored(now_ms)).bind(stored(login.expires_ms));
+    let query = query.bind(Uuid::from_bytes(login.challenge.id)).bind(stored(login.challenge.until_ms)).bind(LOGINS_PER_DEVICE - 1);
+    if query.execute(db).await?.rows_affected() != 1 {
+        return Err(AccountsError::ChallengeSpent.into());
+    }
     Ok(())
 }
 

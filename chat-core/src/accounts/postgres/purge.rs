@@ -12,9 +12,11 @@ use crate::{
 const BATCH: i64 = 500;
 
 /// What another process is deleting, or somebody is just renewing, is left to them. `$1` is the time in milliseconds.
-const ENDED: [&str; 3] = [
+const ENDED: [&str; 4] = [
     "DELETE FROM refresh_token WHERE ctid = ANY (ARRAY (
          SELECT ctid FROM refresh_token WHERE expires_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
+    "DELETE FROM spent_challenge WHERE ctid = ANY (ARRAY (
+         SELECT ctid FROM spent_challenge WHERE until_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
     "DELETE FROM invite WHERE ctid = ANY (ARRAY (SELECT ctid FROM invite WHERE expires_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
     "DELETE FROM prekey_fetch WHERE ctid = ANY (ARRAY (
          SELECT ctid FROM prekey_fetch WHERE full_at_us <= $1 * 1000 LIMIT $2 FOR UPDATE SKIP LOCKED))",

@@ -17,6 +17,10 @@ const PURGE_BATCH: i64 = 500;
 
 pub(super) fn open(db: &Connection, device: DeviceRef, login: &NewLogin, now_ms: u64) -> Result<(), Failure> {
     let device_no = current(db, device)?.device;
+    let sql = "INSERT INTO spent_challenge (device_no, challenge, until_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+    if db.prepare_cached(sql)?.execute(params![device_no, login.challenge.id, stored(login.challenge.until_ms)])? != 1 {
+        return Err(AccountsError::ChallengeSpent.into());
+    }
     let sql = "DELETE FROM refresh_token WHERE family IN
                (SELECT family FROM refresh_token WHERE device_no = ? ORDER BY rotated_ms DESC LIMIT -1 OFFSET ?)";
     db.prepare_cached(sql)?.execute([device_no, LOGINS_PER_DEVICE - 1])?;
@@ -94,8 +98,9 @@ pub(super) fn secret(db: &Connection, name: &str, candidate: &Bytes32) -> Result
 }
 
 /// What to delete: found on a reader, since it means a scan; deleted in small transactions, looked at again.
-const ENDED: [(&str, &str); 3] = [
+const ENDED: [(&str, &str); 4] = [
     ("SELECT rowid FROM refresh_token WHERE expires_ms <= ?1 LIMIT ?2", "DELETE FROM refresh_token WHERE expires_ms <= ?1 AND rowid = ?2"),
+    ("SELECT rowid FROM spent_challenge WHERE until_ms <= ?1 LIMIT ?2", "DELETE FROM spent_challenge WHERE until_ms <= ?1 AND rowid = ?2"),
     ("SELECT rowid FROM invite WHERE expires_ms <= ?1 LIMIT ?2", "DELETE FROM invite WHERE expires_ms <= ?1 AND rowid = ?2"),
     (
         "SELECT rowid FROM prekey_fetch WHERE full_at_us <= ?1 * 1000 LIMIT ?2",
