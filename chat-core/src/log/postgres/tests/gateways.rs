@@ -6,7 +6,11 @@ use std::{
 };
 
 use kith_proto::id::{ConversationId, DeviceRef};
-use tokio::{task::JoinSet, time::timeout};
+use sqlx::Connection as _;
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::*;
 use crate::log::{
@@ -81,6 +85,8 @@ pub(super) fn check(stored: &[(u64, DeviceRef, [u8; 16])], accepted: &HashMap<(D
 }
 
 const PEERS: u8 = 8;
+/// For what a busy machine does in a moment.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Appends from both sides of conversations between account 1 and others, through both gateways, every message through both of them (as a device that moves
 /// and retries): each is stored once, both gateways name the same place, and nobody ever waits for somebody who waits for him.
@@ -133,6 +139,53 @@ async fn two_gateways_number_the_same_conversations() {
         check(&stored, &one.iter().filter(|(key, _)| key.0 == conversation).map(|(key, seq)| ((key.1, key.2), *seq)).collect());
     }
     assert_eq!(number(&postgres, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await, 0);
+}
+
+/// Holds a device of the log as a batch does that others wait for, until it is dropped.
+async fn hold(url: &str, device: DeviceRef) -> PgConnection {
+    let mut db = PgConnection::connect(url).await.unwrap();
+    sqlx::raw_sql("BEGIN").execute(&mut db).await.unwrap();
+    let query = sqlx::query("SELECT FROM log_device WHERE device = $1 FOR NO KEY UPDATE").bind(Uuid::from_bytes(device.device.0));
+    query.fetch_one(&mut db).await.unwrap();
+    db
+}
+
+/// A batch that waits for a device holds none after it, also one in which retries raise no counter: or two of them would wait for each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_are_locked_in_one_order_also_with_retries() {
+    let database = kith_harness::Postgres::shared().database().await;
+    postgres::migrate(&database.url(), 0).await.unwrap();
+    let postgres = Postgres::open(&postgres::Options::new(&database.url())).await.unwrap();
+    let [low, high, other] = [device(1, 1), device(2, 1), device(3, 1)];
+    for d in [low, high, other] {
+        link(&postgres, d).await;
+    }
+    let mut gateway = gateway(&database.url(), |options| options.writers = 1).await;
+    let again = || append_from(low, 2, 5, &[high]);
+    gateway.send(vec![again(), append_from(other, 1, 1, &[low])]).await.iter().for_each(|(_, outcome)| drop(accepted(outcome)));
+
+    // What is held up first brings the two others together into one batch.
+    let (first, second) = (hold(&database.url(), other).await, hold(&database.url(), low).await);
+    let waiting =
+        async || number(&postgres, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").await;
+    let until_one_waits = async || {
+        while waiting().await != 1 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    gateway.log.submit(append_from(other, 1, 2, &[low])).unwrap();
+    timeout(PATIENCE, until_one_waits()).await.expect("nobody waits");
+    for append in [again(), append_from(high, 1, 6, &[low])] {
+        gateway.log.submit(append).unwrap();
+    }
+    drop(first);
+    gateway.receive_many(1).await;
+    timeout(PATIENCE, until_one_waits()).await.expect("nobody waits");
+    let free = "SELECT count(*) FROM (SELECT FROM log_device ORDER BY device FOR NO KEY UPDATE SKIP LOCKED) l";
+    assert_eq!(number(&postgres, free).await, 2, "only the one that is waited for is held");
+    drop(second);
+    let outcomes = gateway.receive_many(2).await;
+    assert_eq!(outcomes.iter().map(|(_, outcome)| accepted(outcome).0).collect::<HashSet<_>>(), HashSet::from([1, 2]));
 }
 
 /// A device is linked and another revoked while both gateways append and delete: each message is for exactly the devices of its moment.
