@@ -39,6 +39,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261122111000_runs"),
     migration!("20261122120000_challenges"),
     migration!("20261122130000_order"),
+    migration!("20261122140000_rising"),
 ];
 
 /// Another form in which a migration was once applied, by the checksum of its text: databases made with it are as good, since what follows works on either.

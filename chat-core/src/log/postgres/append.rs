@@ -27,7 +27,7 @@ pub(super) const FROM_HIGH: i16 = 0b10;
 
 const APPEND: &str = "SELECT coalesce(o_base, '{}'), coalesce(o_at_ms, '{}'), coalesce(o_sent, '{}'),
         coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}'), coalesce(o_odd, '{}')
-    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)";
+    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
 /// What is refused because its device has connected anew. The class is that of what is wrong with the data, so that one message is found and the rest is appended.
 const FENCED: &str = "23K01";
 const CREATE: &str = "SELECT log_create($1, $2, $3)";
@@ -86,6 +86,15 @@ pub(super) struct Batch<'a> {
     now_ms: Option<i64>,
     /// Whether each message is looked for.
     retries: bool,
+}
+
+/// A device that sends something in the batch.
+struct Sender {
+    device: DeviceId,
+    /// The oldest of the connections that it sent on.
+    epoch: u64,
+    /// The smallest and the largest.
+    counters: [u64; 2],
 }
 
 struct Group {
@@ -149,14 +158,16 @@ impl<'a> Batch<'a> {
         Self { appends, groups, runs, now_ms: now_ms.map(bounded), retries }
     }
 
-    /// Each sending device, ascending, with the oldest epoch of a connection that it sent on and its largest counter.
-    fn senders(&self) -> Vec<(DeviceId, u64, u64)> {
-        let mut senders: Vec<_> = self.appends.iter().map(|append| (append.sender.device, append.epoch, append.device_counter)).collect();
-        senders.sort_unstable();
+    /// Each sending device, ascending.
+    fn senders(&self) -> Vec<Sender> {
+        let one = |append: &&Append| Sender { device: append.sender.device, epoch: append.epoch, counters: [append.device_counter; 2] };
+        let mut senders: Vec<_> = self.appends.iter().map(one).collect();
+        senders.sort_unstable_by_key(|sender| sender.device);
         senders.dedup_by(|next, first| {
-            let same = next.0 == first.0;
+            let same = next.device == first.device;
             if same {
-                first.2 = first.2.max(next.2);
+                first.epoch = first.epoch.min(next.epoch);
+                first.counters = [first.counters[0].min(next.counters[0]), first.counters[1].max(next.counters[1])];
             }
             same
         });
@@ -183,7 +194,7 @@ impl Call for Batch<'_> {
         let flags = |run: &Run| (i16::from(each(run).checkpoint) * CHECKPOINT) | (side(each(run)) * FROM_HIGH);
         let senders = self.senders();
         let mut arguments = PgArguments::default();
-        arguments.reserve(22, runs.iter().map(Run::statement_bytes).sum());
+        arguments.reserve(23, runs.iter().map(Run::statement_bytes).sum());
         let query = sqlx::query_with(APPEND, arguments)
             .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[0]).collect::<Vec<_>>())
@@ -202,9 +213,10 @@ impl Call for Batch<'_> {
             .bind(runs.iter().map(|r| bounded(each(r).recipient_list_version)).collect::<Vec<_>>())
             .bind(runs.iter().map(flags).collect::<Vec<_>>())
             .bind(runs.iter().map(|r| Content(of(r))).collect::<Vec<_>>())
-            .bind(senders.iter().map(|(device, ..)| uuid(device.0)).collect::<Vec<_>>())
-            .bind(senders.iter().map(|(_, epoch, _)| bounded(*epoch)).collect::<Vec<_>>())
-            .bind(senders.iter().map(|(.., counter)| bounded(*counter)).collect::<Vec<_>>())
+            .bind(senders.iter().map(|s| uuid(s.device.0)).collect::<Vec<_>>())
+            .bind(senders.iter().map(|s| bounded(s.epoch)).collect::<Vec<_>>())
+            .bind(senders.iter().map(|s| bounded(s.counters[1])).collect::<Vec<_>>())
+            .bind(senders.iter().map(|s| bounded(s.counters[0])).collect::<Vec<_>>())
             .bind(self.now_ms)
             .bind(self.retries);
         let row = query.fetch_one(connection).await?;

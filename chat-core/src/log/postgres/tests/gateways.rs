@@ -162,7 +162,9 @@ async fn devices_are_locked_in_one_order_also_with_retries() {
     }
     let mut gateway = gateway(&database.url(), |options| options.writers = 1).await;
     let again = || append_from(low, 2, 5, &[high]);
-    gateway.send(vec![again(), append_from(other, 1, 1, &[low])]).await.iter().for_each(|(_, outcome)| drop(accepted(outcome)));
+    for (_, outcome) in gateway.send(vec![again(), append_from(other, 1, 1, &[low])]).await {
+        accepted(&outcome);
+    }
 
     // What is held up first brings the two others together into one batch.
     let (first, second) = (hold(&database.url(), other).await, hold(&database.url(), low).await);
