@@ -20,7 +20,8 @@ use crate::domain::{
     statement::{Signed, SignedCertificate},
 };
 
-pub(super) const NOW: u64 = 1_790_000_000_000;
+/// Before what any machine's clock shows, since some things are also kept until then.
+pub(super) const NOW: u64 = 1_700_000_000_000;
 const DAY: u64 = 86_400_000;
 const PLENTY: Rate = Rate { capacity: 1_000, per_minute: 1_000 };
 pub(super) const CAPS: PrekeyCaps = PrekeyCaps { one_time: 50, one_time_kem: 50 };
@@ -32,7 +33,7 @@ macro_rules! suite {
             registers_once, a_name_has_one_owner, concurrent_registrations_of_a_name_have_one_winner, an_invite_works_once, an_invite_ends,
             a_failed_registration_keeps_the_invite, finds_users_by_exact_name, a_device_id_of_another_account_is_refused,
             publishes_the_next_list, concurrent_lists_have_one_winner, a_revoked_device_can_do_nothing, a_revoked_id_never_comes_back,
-            a_device_leaves, a_device_that_left_meanwhile_is_a_conflict, rotates, history_pages, a7_each_one_time_key_once_also_under_concurrency,
+            a_device_leaves, a_device_that_left_meanwhile_is_a_conflict, rotates, a_rotation_with_a_used_challenge_changes_nothing, history_pages, a7_each_one_time_key_once_also_under_concurrency,
             a7_beyond_the_limits_only_the_last_resort, prekey_ids_only_grow, unused_prekeys_are_capped, refresh_tokens_rotate,
             a_lost_refresh_answer_can_be_asked_again, a_copied_refresh_token_ends_the_login, logins_per_device_are_bounded, a_challenge_opens_one_login,
             presence_is_kept, a_secret_is_made_once, purge_deletes_what_has_ended);
@@ -337,14 +338,30 @@ pub(super) async fn rotates(store: Store) {
     let fresh = alice.device("fresh");
     let certificates = vec![certificate(alice.certificate(&fresh))];
     let list = device_list::next(&after, signed(alice.next_list(&[&fresh])), certificates).unwrap();
-    let publication = Publication::new(base, Some(rotation), list, vec![new_device(&fresh, 0)]).unwrap();
+    let publication = Publication::new(base, Some(rotation), list, vec![new_device(&fresh, 0)]).unwrap().with_login(fresh.at, login("l"));
     assert_eq!(store.publish(None, publication, NOW).await.unwrap(), [phone.at]);
+    store.refresh(exchange("l", "l/token", "two"), NOW).await.expect("the login came with it");
     let newest = state(&store, &alice).await;
     assert_eq!((newest.version, newest.aik, newest.recovery), (3, alice.aik_public(), alice.recovery_public()));
     let history = store.history(fresh.at, alice.account, 0, 10).await.unwrap().unwrap();
     assert_eq!(history.versions.iter().map(|v| (v.version, v.rotation)).collect::<Vec<_>>(), [(1, false), (2, true), (3, false)]);
     let user = store.user(fresh.at, Username::parse("alice").unwrap()).await.unwrap().unwrap();
     assert_eq!((user.account, user.aik, user.list_version), (alice.account, alice.aik_public(), 3));
+}
+
+pub(super) async fn a_rotation_with_a_used_challenge_changes_nothing(store: Store) {
+    let (mut alice, phone) = account(&store, "alice", 0).await;
+    store.login(phone.at, login("first"), NOW).await.unwrap();
+    let base = state(&store, &alice).await;
+    let rotation = signed(alice.rotate("alice again"));
+    let after = device_list::rotate(&base, &rotation).unwrap();
+    let certificates = vec![certificate(alice.certificate(&phone))];
+    let list = device_list::next(&after, signed(alice.next_list(&[&phone])), certificates).unwrap();
+    let publication = |login| Publication::new(base.clone(), Some(rotation.clone()), list.clone(), Vec::new()).unwrap().with_login(phone.at, login);
+    let replayed = NewLogin { challenge: login("first").challenge, ..login("second") };
+    assert!(matches!(store.publish(None, publication(replayed), NOW).await, Err(AccountsError::ChallengeSpent)));
+    assert_eq!(state(&store, &alice).await, base);
+    store.publish(None, publication(login("second")), NOW).await.unwrap();
 }
 
 pub(super) async fn history_pages(store: Store) {

@@ -82,7 +82,7 @@ pub struct NewLogin {
 pub struct SpentChallenge {
     /// What tells it from all others.
     pub id: [u8; 16],
-    /// Until when it is remembered: after it has ended by any clock; Unix milliseconds.
+    /// Until when it is remembered: after it has ended by the clocks of all processes that take it; Unix milliseconds.
     pub until_ms: u64,
 }
 
@@ -108,6 +108,7 @@ pub struct Publication {
     rotation: Option<Signed>,
     list: VerifiedList,
     new_devices: Vec<NewDevice>,
+    login: Option<(DeviceRef, NewLogin)>,
 }
 
 impl Publication {
@@ -120,7 +121,13 @@ impl Publication {
         if list.new_devices().count() != new_devices.len() || !list.new_devices().all(|(device, _)| has(device)) {
             return Err(PrekeyError::Invalid("every new device brings its prekeys, and no other"));
         }
-        Ok(Self { base, rotation, list, new_devices })
+        Ok(Self { base, rotation, list, new_devices, login: None })
+    }
+
+    /// With a login of a device that is on the list: both or neither.
+    #[must_use]
+    pub fn with_login(self, device: DeviceRef, login: NewLogin) -> Self {
+        Self { login: Some((device, login)), ..self }
     }
 }
 

@@ -90,10 +90,9 @@ pub(super) async fn rotate(
     check_proof(&state, &peer, device, &key, &request.proof).await?;
     let new_devices = devices::new_devices(&list, request.prekeys).await?;
     let version = list.list().version;
-    let publication = Publication::new(base, Some(rotation), list, new_devices)?;
-    devices::commit(&state, None, account, version, publication).await?;
     let minted = Minted::new(&state, device, &request.proof);
-    state.accounts.login(device, minted.login, state.clock.now_ms()).await?;
+    let publication = Publication::new(base, Some(rotation), list, new_devices)?.with_login(device, minted.login);
+    devices::commit(&state, None, account, version, publication).await?;
     Ok(Answer(minted.tokens))
 }
 

@@ -21,9 +21,12 @@ pub(super) async fn open(db: &mut PgConnection, device: DeviceRef, login: &NewLo
     if query.execute(&mut *db).await?.rows_affected() != 1 {
         return Err(AccountsError::Revoked.into());
     }
-    // Whoever presents the same challenge at the same time has waited for that lock, and finds it spent.
+    // Whoever presents the same challenge at the same time has waited for that lock, and finds it spent. What the device used before leaves when it has ended, and not before by the database's
+    // clock, since that of this process may be ahead.
     let sql = "WITH spent AS (
                    INSERT INTO spent_challenge (device, challenge, until_ms) VALUES ($2, $6, $7) ON CONFLICT DO NOTHING RETURNING device),
+               forgotten AS (
+                   DELETE FROM spent_challenge WHERE device = $2 AND until_ms <= least($4, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)),
                ended AS (
                    DELETE FROM refresh_token WHERE family IN
                    (SELECT family FROM refresh_token WHERE device = $2 ORDER BY rotated_ms DESC, family OFFSET $8))

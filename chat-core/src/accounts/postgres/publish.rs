@@ -4,7 +4,7 @@ use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::{Work, account_key, current, device_key, prekeys, stored, u64_at};
+use super::{Work, account_key, current, device_key, logins, prekeys, stored, u64_at};
 use crate::{
     accounts::{AccountsError, NewDevice, Publication},
     bus::{Event, What, outbox},
@@ -42,6 +42,9 @@ pub(super) async fn publish(db: &mut PgConnection, caller: Option<DeviceRef>, pu
     let sql = "UPDATE account SET list_version = $2, list_hash = $3, aik = $4, recovery = $5 WHERE id = $1";
     let query = sqlx::query(sql).bind(account_key(list.account)).bind(stored(list.version)).bind(publication.list.hash());
     query.bind(list.aik).bind(list.recovery).execute(&mut *db).await?;
+    if let Some((device, login)) = &publication.login {
+        logins::open(db, *device, login, now_ms).await?;
+    }
     // Last, since they lock the account's conversations.
     enroll(db, list.account, &new).await?;
     retire(db, list.account, &missing).await?;

@@ -11,12 +11,12 @@ use crate::{
 /// Rows deleted in one transaction.
 const BATCH: i64 = 500;
 
-/// What another process is deleting, or somebody is just renewing, is left to them. `$1` is the time in milliseconds.
+/// What another process is deleting, or somebody is just renewing, is left to them. `$1` is the time in milliseconds; a challenge is remembered also if the clock here is ahead.
 const ENDED: [&str; 4] = [
     "DELETE FROM refresh_token WHERE ctid = ANY (ARRAY (
          SELECT ctid FROM refresh_token WHERE expires_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
     "DELETE FROM spent_challenge WHERE ctid = ANY (ARRAY (
-         SELECT ctid FROM spent_challenge WHERE until_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
+         SELECT ctid FROM spent_challenge WHERE until_ms <= least($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) LIMIT $2 FOR UPDATE SKIP LOCKED))",
     "DELETE FROM invite WHERE ctid = ANY (ARRAY (SELECT ctid FROM invite WHERE expires_ms <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
     "DELETE FROM prekey_fetch WHERE ctid = ANY (ARRAY (
          SELECT ctid FROM prekey_fetch WHERE full_at_us <= $1 * 1000 LIMIT $2 FOR UPDATE SKIP LOCKED))",

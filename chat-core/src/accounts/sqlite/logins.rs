@@ -17,6 +17,7 @@ const PURGE_BATCH: i64 = 500;
 
 pub(super) fn open(db: &Connection, device: DeviceRef, login: &NewLogin, now_ms: u64) -> Result<(), Failure> {
     let device_no = current(db, device)?.device;
+    db.prepare_cached("DELETE FROM spent_challenge WHERE device_no = ? AND until_ms <= ?")?.execute(params![device_no, stored(now_ms)])?;
     let sql = "INSERT INTO spent_challenge (device_no, challenge, until_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
     if db.prepare_cached(sql)?.execute(params![device_no, login.challenge.id, stored(login.challenge.until_ms)])? != 1 {
         return Err(AccountsError::ChallengeSpent.into());

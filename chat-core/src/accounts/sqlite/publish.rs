@@ -3,7 +3,7 @@
 use kith_proto::id::{AccountId, DeviceId, DeviceRef};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Failure, current, loaded, prekeys, stored};
+use super::{Failure, current, loaded, logins, prekeys, stored};
 use crate::{
     accounts::{AccountsError, Publication},
     bus::{Event, What, outbox},
@@ -32,6 +32,9 @@ pub(super) fn publish(write: &mut Write<'_>, caller: Option<DeviceRef>, publicat
     let revoked = revoke_missing(db, account_no, list.account, &list.entries, now_ms)?;
     let sql = "UPDATE account SET list_version = ?, list_hash = ?, aik = ?, recovery = ? WHERE no = ?";
     db.prepare_cached(sql)?.execute(params![stored(list.version), publication.list.hash(), list.aik, list.recovery, account_no])?;
+    if let Some((device, login)) = &publication.login {
+        logins::open(db, *device, login, now_ms)?;
+    }
     write.devices_changed(list.account);
     Ok(revoked)
 }
