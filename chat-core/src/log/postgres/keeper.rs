@@ -11,7 +11,10 @@ use std::{
 use kith_proto::id::ConversationId;
 use parking_lot::Mutex;
 use sqlx::{PgConnection, Row as _};
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{timeout, timeout_at},
+};
 use uuid::Uuid;
 
 use super::{
@@ -33,6 +36,9 @@ const CONVERSATIONS: usize = 8;
 const ROWS: i64 = 512;
 /// What was acknowledged is looked at so often.
 const EVERY: Duration = Duration::from_secs(2);
+/// Between transactions of such a look so many times the duration of the last one pass, as long as the look is not drawn out by more than [`EVERY`]: messages do not wait for a processor
+/// behind all of it.
+const REST: u32 = 4;
 /// Conversations of one step of a sweep, between which other work gets its turn.
 const STEP: i64 = 256;
 
@@ -153,8 +159,9 @@ impl Keeper {
                 Ok(false) => return,
                 Err(_) => {
                     let _ = self.watch_clock().await;
-                    let _ = self.tidy().await;
-                    next = tokio::time::Instant::now() + EVERY;
+                    let begun = tokio::time::Instant::now();
+                    let _ = self.tidy(REST).await;
+                    next = begun + EVERY;
                 }
             }
             if let (Some(every), Some(at)) = (self.every, sweep)
@@ -170,7 +177,7 @@ impl Keeper {
         let mut asked = Vec::new();
         self.queue.take_now(&mut asked, usize::MAX, usize::MAX);
         for Asked { now_ms, answer } in asked {
-            let outcome = match self.tidy().await {
+            let outcome = match self.tidy(0).await {
                 Ok(()) => self.sweep_by(now_ms).await,
                 Err(failed) => Err(failed),
             };
@@ -182,14 +189,19 @@ impl Keeper {
         }
     }
 
-    /// Deletes what was acknowledged lately, and clears marks.
-    async fn tidy(&mut self) -> Result<(), Failed> {
+    /// Deletes what was acknowledged lately, with a rest of so many times its duration after each transaction, and clears marks.
+    async fn tidy(&mut self, rest: u32) -> Result<(), Failed> {
         let (touched, level) = {
             let mut chores = self.chores.lock();
             (chores.take_touched(), chores.take_level(Instant::now()))
         };
-        for conversations in ascending(&touched).chunks(CONVERSATIONS) {
+        let touched = ascending(&touched);
+        let longest = EVERY / u32::try_from(touched.len() / CONVERSATIONS + 1).unwrap_or(u32::MAX);
+        for conversations in touched.chunks(CONVERSATIONS) {
+            let begun = Instant::now();
             self.purge(conversations, None).await?;
+            // Nobody who asks for something waits for it, nor does the end.
+            let _ = timeout((begun.elapsed() * rest).min(longest), self.queue.ready()).await;
         }
         for conversations in ascending(&level).chunks(CONVERSATIONS) {
             self.session.call(Twice::Harmless, &Unmark(conversations.to_vec())).await?;
