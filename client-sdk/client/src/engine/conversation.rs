@@ -155,9 +155,11 @@ impl Conv {
         self.queue.iter().filter(|out| out.in_flight).count()
     }
 
-    /// Takes an entry that is not processed yet; what is known or does not fit is dropped.
+    /// Takes an entry that is not processed yet; what is known or does not fit is dropped. What is known and comes all the same is acknowledged once more: the server does not know that it
+    /// is here, since it could not write what it was told.
     pub(crate) fn hold(&mut self, seq: u64, item: Item) {
         if seq <= self.record.seq && !matches!(item, Item::Absent { to, .. } if to > self.record.seq) {
+            self.acked = self.acked.min(seq.saturating_sub(1));
             return;
         }
         if self.buffer.len() >= BUFFER {

@@ -50,6 +50,26 @@ fn two_people_talk_and_the_ticks_move() {
 }
 
 #[test]
+fn what_comes_again_is_acknowledged_again() {
+    let mut world = World::with(&["alice", "bob"]);
+    let chat = world.meet(ALICE, BOB);
+    world.lose_acks = true;
+    world.say(ALICE, chat, "did you get this?");
+    world.lose_acks = false;
+    world.pass(60_000);
+    assert_eq!(world.history(ALICE, chat).last().unwrap().tick, Some(Tick::Sent));
+    // The server finds the device behind, and sends it again over the same connection.
+    let again = world.delivered_to(BOB, chat, 1);
+    world.push_to(BOB, v1::server_frame::Kind::Deliver(again));
+    world.run();
+    assert_eq!(world.history(ALICE, chat).last().unwrap().tick, Some(Tick::Delivered));
+    assert_eq!(world.texts(BOB, chat), ["did you get this?"]);
+    let acknowledged = world.told.len();
+    world.pass(60_000);
+    assert_eq!(world.told.len(), acknowledged);
+}
+
+#[test]
 fn ticks_that_were_lost_on_their_way_are_asked_for_ever_less_often() {
     let mut world = World::with(&["alice", "bob"]);
     let chat = world.meet(ALICE, BOB);

@@ -97,6 +97,8 @@ pub(super) struct World {
     pub(super) pages: u64,
     /// Ticks that are pushed are lost.
     pub(super) lose_ticks: bool,
+    /// Acknowledgements are lost: the server could not write them.
+    pub(super) lose_acks: bool,
     /// Times that somebody has asked for ticks.
     pub(super) asked_for_ticks: u64,
     /// Retries of accepted messages, each of the very bytes of the first time.
@@ -438,6 +440,7 @@ impl World {
         }
         match frame.kind.unwrap() {
             client_frame::Kind::Send(send) => self.append(at, frame.id, send),
+            client_frame::Kind::Ack(_) if self.lose_acks => {}
             client_frame::Kind::Ack(ack) => {
                 for cursor in ack.cursors {
                     let id = ConversationId::try_from(cursor.conversation.as_ref()).unwrap();
