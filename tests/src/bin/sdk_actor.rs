@@ -111,7 +111,8 @@ async fn show(client: Client, path: PathBuf, shown: Arc<AtomicU64>) -> anyhow::R
     let mut received = client.received(last);
     while let Some(entry) = received.next().await {
         let what = entry.text().map_or_else(|| format!("! {:?}", entry.body), str::to_owned);
-        writeln!(file, "{}\t{what}", entry.arrival.0)?;
+        // In one piece: this process may be killed between any two calls.
+        file.write_all(format!("{}\t{what}\n", entry.arrival.0).as_bytes())?;
         file.sync_data()?;
         shown.fetch_add(1, Ordering::Relaxed);
     }
