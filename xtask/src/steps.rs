@@ -62,7 +62,7 @@ pub(crate) fn services() -> Step {
 
 pub(crate) fn unit() -> Step {
     step("unit", 30, |deadline| {
-        run(&mut cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"]), deadline)?;
+        run(quiet(&mut cargo(&["test", "--workspace", "--all-targets", "--no-fail-fast"])), deadline)?;
         run(&mut cargo(&["test", "--workspace", "--doc"]), deadline)
     })
 }
@@ -73,8 +73,13 @@ pub(crate) fn cluster() -> Step {
     step("cluster", 15, move |deadline| {
         let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
         test.args(stories).args(["--", "--skip", "shim", "--skip", "kill_under_load", "--skip", "disk_full"]);
-        run(test.env("TEST_SHAPE", "cluster"), deadline)
+        run(quiet(test.env("TEST_SHAPE", "cluster")), deadline)
     })
+}
+
+/// An error that ends a story says what happened in a few lines, which a backtrace of a hundred would push out of whatever keeps only the end. Panics keep theirs.
+fn quiet(test: &mut Command) -> &mut Command {
+    test.env("RUST_LIB_BACKTRACE", "0")
 }
 
 pub(crate) fn doc() -> Step {
