@@ -40,6 +40,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261122120000_challenges"),
     migration!("20261122130000_order"),
     migration!("20261122140000_rising"),
+    migration!("20261122150000_seldom"),
 ];
 
 /// Another form in which a migration was once applied, by the checksum of its text: databases made with it are as good, since what follows works on either.

@@ -14,31 +14,54 @@ const MOST: usize = 1 << 17;
 /// again both cost a row.
 const LEVEL_FOR: Duration = Duration::from_secs(30);
 
+/// A conversation is worth a purge when so many acknowledgements have come,
+const ENOUGH: u32 = 16;
+/// or the first of them so long ago. What a purge costs lies in the conversation more than in its messages.
+const AFTER: Duration = Duration::from_secs(16);
+
 #[derive(Debug, Default)]
 pub(super) struct Chores {
     /// Some cursor has moved.
-    touched: HashMap<ConversationId, ()>,
+    touched: HashMap<ConversationId, Touched>,
     /// Some device reached the head then.
     level: HashMap<ConversationId, Instant>,
 }
 
+/// Acknowledgements in a conversation since it was last purged.
+#[derive(Debug, Clone, Copy)]
+struct Touched {
+    times: u32,
+    since: Instant,
+}
+
+impl Touched {
+    fn is_ripe(&self, now: Instant) -> bool {
+        self.times >= ENOUGH || now.saturating_duration_since(self.since) >= AFTER
+    }
+}
+
 impl Chores {
     pub(super) fn acknowledged(&mut self, conversation: ConversationId, level: bool, now: Instant) {
-        self.touch(conversation);
+        self.touch(conversation, now);
         if level && (self.level.len() < MOST || self.level.contains_key(&conversation)) {
             self.level.insert(conversation, now);
         }
     }
 
-    pub(super) fn touch(&mut self, conversation: ConversationId) {
-        if self.touched.len() < MOST {
-            self.touched.insert(conversation, ());
+    fn touch(&mut self, conversation: ConversationId, now: Instant) {
+        if self.touched.len() < MOST || self.touched.contains_key(&conversation) {
+            self.touched.entry(conversation).or_insert(Touched { times: 0, since: now }).times += 1;
         }
     }
 
-    /// Conversations to be purged.
+    /// Conversations in which there is something to purge.
     pub(super) fn take_touched(&mut self) -> Vec<ConversationId> {
         std::mem::take(&mut self.touched).into_keys().collect()
+    }
+
+    /// Those in which a purge is worth it by now.
+    pub(super) fn take_ripe(&mut self, now: Instant) -> Vec<ConversationId> {
+        self.touched.extract_if(|_, touched| touched.is_ripe(now)).map(|(conversation, _)| conversation).collect()
     }
 
     /// Conversations in which marks are to be cleared.
@@ -60,6 +83,22 @@ mod tests {
         assert_eq!(chores.take_level(begun + LEVEL_FOR * 2), [id]);
         assert!(chores.take_level(begun + LEVEL_FOR * 3).is_empty());
         assert_eq!(chores.take_touched(), [id]);
+        assert!(chores.take_touched().is_empty());
+    }
+
+    #[test]
+    fn a_purge_waits_for_many_acknowledgements_or_a_while() {
+        let (mut chores, busy, quiet, begun) = (Chores::default(), ConversationId([1; 16]), ConversationId([2; 16]), Instant::now());
+        chores.acknowledged(quiet, true, begun);
+        for _ in 1..ENOUGH {
+            chores.acknowledged(busy, true, begun);
+        }
+        assert!(chores.take_ripe(begun).is_empty());
+        chores.acknowledged(busy, true, begun);
+        assert_eq!(chores.take_ripe(begun), [busy]);
+        chores.acknowledged(quiet, true, begun + AFTER / 2);
+        assert!(chores.take_ripe(begun + AFTER / 2).is_empty());
+        assert_eq!(chores.take_ripe(begun + AFTER), [quiet]);
         assert!(chores.take_touched().is_empty());
     }
 }

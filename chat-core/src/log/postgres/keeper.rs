@@ -1,6 +1,6 @@
 //! The task that tidies up: deletes what every device has and what is too old, and clears the marks of devices that are level.
 //!
-//! What was acknowledged a moment ago is deleted soon, while its pages are in memory. Now and then a sweep looks at all conversations that hold something,
+//! What was acknowledged a moment ago is deleted soon, while its pages are in memory: a conversation at a time, when there is enough of it. Now and then a sweep looks at all conversations that hold something,
 //! for what has expired and for what nobody noticed; one process at a time.
 
 use std::{
@@ -10,6 +10,7 @@ use std::{
 
 use kith_proto::id::ConversationId;
 use parking_lot::Mutex;
+use rand::RngExt as _;
 use sqlx::{PgConnection, Row as _};
 use tokio::{
     sync::oneshot,
@@ -151,7 +152,8 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Until the queue is closed.
     pub(super) async fn run(mut self) {
-        let mut next = tokio::time::Instant::now();
+        // Gateways that were started together do not look together.
+        let mut next = tokio::time::Instant::now() + EVERY.mul_f64(rand::rng().random());
         let mut sweep = self.every.map(|every| tokio::time::Instant::now() + every);
         loop {
             match timeout_at(next, self.queue.ready()).await {
@@ -160,7 +162,8 @@ impl Keeper {
                 Err(_) => {
                     let _ = self.watch_clock().await;
                     let begun = tokio::time::Instant::now();
-                    let _ = self.tidy(REST).await;
+                    let ripe = self.chores.lock().take_ripe(Instant::now());
+                    let _ = self.tidy(&ripe, REST).await;
                     next = begun + EVERY;
                 }
             }
@@ -177,7 +180,8 @@ impl Keeper {
         let mut asked = Vec::new();
         self.queue.take_now(&mut asked, usize::MAX, usize::MAX);
         for Asked { now_ms, answer } in asked {
-            let outcome = match self.tidy(0).await {
+            let touched = self.chores.lock().take_touched();
+            let outcome = match self.tidy(&touched, 0).await {
                 Ok(()) => self.sweep_by(now_ms).await,
                 Err(failed) => Err(failed),
             };
@@ -189,13 +193,10 @@ impl Keeper {
         }
     }
 
-    /// Deletes what was acknowledged lately, with a rest of so many times its duration after each transaction, and clears marks.
-    async fn tidy(&mut self, rest: u32) -> Result<(), Failed> {
-        let (touched, level) = {
-            let mut chores = self.chores.lock();
-            (chores.take_touched(), chores.take_level(Instant::now()))
-        };
-        let touched = ascending(&touched);
+    /// Deletes what was acknowledged in some conversations, with a rest of so many times its duration after each transaction, and clears marks.
+    async fn tidy(&mut self, touched: &[ConversationId], rest: u32) -> Result<(), Failed> {
+        let level = self.chores.lock().take_level(Instant::now());
+        let touched = ascending(touched);
         let longest = EVERY / u32::try_from(touched.len() / CONVERSATIONS + 1).unwrap_or(u32::MAX);
         for conversations in touched.chunks(CONVERSATIONS) {
             let begun = Instant::now();
