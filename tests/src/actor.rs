@@ -119,7 +119,8 @@ impl Actor {
     pub async fn end(mut self) -> anyhow::Result<()> {
         drop(self.child.stdin.take());
         let status = wait::within(&format!("{} ends", self.name), LIFE, self.child.wait()).await??;
-        if !status.success() && !(self.may_die && was_killed(status)) {
+        let ended_as_it_may = status.success() || self.may_die && was_killed(status);
+        if !ended_as_it_may {
             bail!("{} ended with {status}: {}", self.name, fs::read_to_string(&self.complaints)?);
         }
         Ok(())
