@@ -103,7 +103,9 @@ impl Actor {
     pub async fn fate(mut self) -> anyhow::Result<Fate> {
         let mut line = String::new();
         let out = self.child.stdout.as_mut().context("stdout is piped")?;
-        wait::within(&format!("{} is done or dead", self.name), LIFE, BufReader::new(out).read_line(&mut line)).await??;
+        wait::within(&format!("{} is done or dead", self.name), LIFE, BufReader::new(out).read_line(&mut line))
+            .await
+            .with_context(|| fs::read_to_string(&self.complaints).unwrap_or_default())??;
         if line == "done\n" {
             return Ok(Fate::Done(Box::new(self)));
         }

@@ -113,12 +113,13 @@ impl Pool {
         }
     }
 
-    /// Set after connecting and not in the start-up packet, which not every proxy lets through.
+    /// Set after connecting and not in the start-up packet, which not every proxy lets through. Whatever is asked here is found by keys. A table of which there are no statistics yet, or old
+    /// ones, would be read as a whole instead, and what that costs grows with everything that is stored.
     fn session(&self) -> String {
         let (statement, lock) = (self.options.statement_within.as_millis(), self.options.lock_within.as_millis());
         format!(
             "SET statement_timeout = {statement}; SET lock_timeout = {lock}; SET idle_in_transaction_session_timeout = {statement};
-             SET default_transaction_isolation = 'read committed'"
+             SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
         )
     }
 

@@ -59,9 +59,10 @@ impl Chores {
         std::mem::take(&mut self.touched).into_keys().collect()
     }
 
-    /// Those in which a purge is worth it by now.
+    /// Those in which a purge is worth it by now, and all of them while there is little room for more.
     pub(super) fn take_ripe(&mut self, now: Instant) -> Vec<ConversationId> {
-        self.touched.extract_if(|_, touched| touched.is_ripe(now)).map(|(conversation, _)| conversation).collect()
+        let crowded = self.touched.len() > MOST / 2;
+        self.touched.extract_if(|_, touched| crowded || touched.is_ripe(now)).map(|(conversation, _)| conversation).collect()
     }
 
     /// Conversations in which marks are to be cleared.

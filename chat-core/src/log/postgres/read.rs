@@ -8,7 +8,7 @@ use super::session::unsigned;
 use crate::log::{Behind, State};
 
 /// Marked cursors of the devices, whether they are level by now or not.
-const MARKED: &str = "SELECT i.n, k.conversation, k.seq, c.head
+pub(super) const MARKED: &str = "SELECT i.n, k.conversation, k.seq, c.head
     FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY i(device, account, n)
     JOIN cursor k ON k.device = i.device AND k.behind AND NOT k.retired
     JOIN conversation c ON c.id = k.conversation AND i.account = CASE k.side WHEN 0 THEN c.low ELSE c.high END

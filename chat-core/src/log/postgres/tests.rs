@@ -2,6 +2,7 @@
 
 mod away;
 mod gateways;
+mod plans;
 mod replica;
 mod runs;
 

@@ -73,7 +73,7 @@ pub(crate) struct Conv {
     pub(crate) asked_devices: Option<(u64, Vec<v1::DeviceRef>)>,
     /// Another order of the log was reported and not resolved since.
     pub(crate) reorder_reported: bool,
-    /// The seq last acknowledged on this connection.
+    /// Acknowledged on this connection up to here, as far as the server has shown that it knows.
     pub(crate) acked: u64,
     /// When undecryptable messages are to be asked for.
     pub(crate) repair_at: Option<u64>,
