@@ -1,6 +1,7 @@
 //! What happens when a connection comes and goes: epochs, the rollback check, watermarks.
 
 use super::calls::{bytes, id16};
+use super::conversation::MAX_SEQ;
 use super::people::ME;
 use super::{Engine, Fetch, FetchAnswer, Link, Pending, Result};
 use crate::fault::FaultPoint;
@@ -19,9 +20,6 @@ const ASK_TICKS_FIRST_MS: u64 = 30_000;
 const ASK_TICKS_AT_MOST_MS: u64 = 600_000;
 /// Conversations that were silent for longer are asked about at the next connect only: whoever is never told that anything was read would ask for ever.
 const ASK_TICKS_OF_MS: u64 = 24 * 3_600_000;
-
-/// No log is as long; larger numbers would not fit the store.
-const MAX_SEQ: u64 = i64::MAX as u64 / 2;
 
 impl Engine {
     /// Stores the next epoch before anything is dialled with it.

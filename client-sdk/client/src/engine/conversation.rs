@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Messages of one conversation that may be unanswered at one time.
 pub(crate) const IN_FLIGHT: usize = 64;
+/// No log is as long; larger numbers would not fit the store.
+pub(crate) const MAX_SEQ: u64 = i64::MAX as u64 / 2;
 /// Entries of one conversation held in memory while one before them is missing. What does not fit is read again later.
 const BUFFER: usize = 1_024;
 
@@ -25,6 +27,16 @@ pub(crate) enum Item {
     Own { client_msg_id: [u8; 16] },
     /// A range that this device does not get.
     Absent { to: u64, reason: v1::AbsentReason },
+}
+
+impl Item {
+    /// The last of its places, if this is the first.
+    fn last(&self, first: u64) -> u64 {
+        match self {
+            Self::Absent { to, .. } => *to,
+            Self::Deliver(_) | Self::Own { .. } => first,
+        }
+    }
 }
 
 /// A message on its way out.
@@ -155,9 +167,12 @@ impl Conv {
         self.queue.iter().filter(|out| out.in_flight).count()
     }
 
-    /// Takes an entry that is not processed yet; what is known or does not fit is dropped. What is known and comes all the same is acknowledged once more: the server does not know that it
+    /// Takes an entry that is not processed yet; what cannot be, is known or does not fit is dropped. What is known and comes all the same is acknowledged once more: the server does not know that it
     /// is here, since it could not write what it was told.
     pub(crate) fn hold(&mut self, seq: u64, item: Item) {
+        if seq == 0 || item.last(seq) < seq || item.last(seq) > MAX_SEQ {
+            return;
+        }
         if seq <= self.record.seq && !matches!(item, Item::Absent { to, .. } if to > self.record.seq) {
             self.acked = self.acked.min(seq.saturating_sub(1));
             return;

@@ -5,7 +5,7 @@
 //! neither loses nor repeats a message: what was not committed was not acknowledged and comes again.
 
 use super::calls::{bytes, id16};
-use super::conversation::{Conv, Item};
+use super::conversation::{Conv, Item, MAX_SEQ};
 use super::people::ME;
 use super::{Engine, Pending, Result};
 use crate::fault::FaultPoint;
@@ -43,10 +43,8 @@ impl Engine {
 
     pub(super) fn absent(&mut self, absent: &v1::Absent) -> Result<()> {
         let Some(no) = id16(&absent.conversation).and_then(|id| self.of.get(&ConversationId::from_bytes(id))).copied() else { return Ok(()) };
-        if absent.from_seq <= absent.to_seq {
-            self.conv(no)?.hold(absent.from_seq, Item::Absent { to: absent.to_seq, reason: absent.reason() });
-            self.awake.insert(no);
-        }
+        self.conv(no)?.hold(absent.from_seq, Item::Absent { to: absent.to_seq, reason: absent.reason() });
+        self.awake.insert(no);
         Ok(())
     }
 
@@ -54,7 +52,7 @@ impl Engine {
     fn conversation_of(&mut self, deliver: &v1::Deliver) -> Result<Option<i64>> {
         let (Some(id), Some(sender)) = (id16(&deliver.conversation), id16(&deliver.sender_account)) else { return Ok(None) };
         let (id, sender) = (ConversationId::from_bytes(id), AccountId::from_bytes(sender));
-        if deliver.seq == 0 || deliver.seq > i64::MAX as u64 / 2 {
+        if !(1..=MAX_SEQ).contains(&deliver.seq) {
             return Ok(None);
         }
         let direct = wire::ConversationId::direct(crate::ids::wire_account(self.account), crate::ids::wire_account(sender));

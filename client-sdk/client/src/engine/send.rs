@@ -15,7 +15,7 @@
 //! oldest unresolved one, which carries `restart`.
 
 use super::compose::Composed;
-use super::conversation::{IN_FLIGHT, Item, Out, Refusal};
+use super::conversation::{IN_FLIGHT, Item, MAX_SEQ, Out, Refusal};
 use super::people::ME;
 use super::{Engine, Pending, Result};
 use crate::fault::FaultPoint;
@@ -134,7 +134,9 @@ impl Engine {
         self.expect_ticks();
         let conv = self.conv(no)?;
         (conv.refusals, conv.hold_until) = (0, 0);
-        let Some(found) = conv.queue.iter().find(|other| other.no == out).cloned() else { return Ok(()) };
+        let Some(found) = conv.queue.iter().find(|other| other.no == out).cloned().filter(|_| (1..=MAX_SEQ).contains(&accepted.seq)) else {
+            return Ok(());
+        };
         self.resolve(no, &found, accepted.seq, accepted.at_ms)?;
         self.conv(no)?.hold(accepted.seq, Item::Own { client_msg_id: found.client_msg_id });
         self.effects.points.push(FaultPoint::AcceptedWritten);

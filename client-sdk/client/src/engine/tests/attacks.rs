@@ -88,6 +88,29 @@ fn a28_another_log_than_the_senders_is_noticed_at_the_next_message() {
 }
 
 #[test]
+fn places_that_no_log_has_are_not_places() {
+    let mut world = World::with(&["alice", "bob"]);
+    let chat = world.meet(ALICE, BOB);
+    world.say(ALICE, chat, "one");
+    let real = world.delivered_to(BOB, chat, 1);
+    for (from_seq, to_seq) in [(2, u64::MAX), (0, 5), (9, 3), (u64::MAX, u64::MAX)] {
+        let absent = v1::Absent { conversation: chat.to_bytes(), from_seq, to_seq, reason: v1::AbsentReason::Expired.into() };
+        world.push_to(BOB, v1::server_frame::Kind::Absent(absent));
+        world.run();
+    }
+    for seq in [0, 1 << 62, u64::MAX] {
+        world.push_to(BOB, v1::server_frame::Kind::Deliver(v1::Deliver { seq, ..real.clone() }));
+        world.pass(60_000);
+    }
+    world.say(ALICE, chat, "two");
+    world.say(BOB, chat, "three");
+    for at in [ALICE, BOB] {
+        assert_eq!(world.texts(at, chat), ["one", "two", "three"]);
+        assert!(integrity(&world, at, chat).is_empty());
+    }
+}
+
+#[test]
 fn a23_a_device_that_left_is_owed_nothing_and_what_nobody_can_get_is_shown_failed() {
     let mut world = World::with(&["alice", "bob"]);
     let chat = world.meet(ALICE, BOB);
