@@ -74,6 +74,8 @@ struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]
     redis_cpu_us_per_message: Option<f64>,
     generator_cpu_us_per_message: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    postgres_huge_pages: Option<bool>,
     messages: u64,
     lost: u64,
     duplicated: u64,
@@ -96,6 +98,7 @@ struct Measured {
     seconds: f64,
     server: Cpu,
     own_cpu: Option<Duration>,
+    postgres_huge_pages: Option<bool>,
 }
 
 /// Runs the bench.
@@ -182,7 +185,12 @@ async fn window(args: &DirectArgs, target: &Target, pairs: &Pairs, progress: Pro
         sender.change(|participant| participant.outbox.iter_mut().for_each(Outbox::stop));
     }
     let between = |before: Option<Duration>, after: Option<Duration>| Some(after?.saturating_sub(before?));
-    Ok(Measured { seconds: (end - start).as_secs_f64(), server: server_after.since(server_before), own_cpu: between(own_before, own_after) })
+    Ok(Measured {
+        seconds: (end - start).as_secs_f64(),
+        server: server_after.since(server_before),
+        own_cpu: between(own_before, own_after),
+        postgres_huge_pages: target.postgres_has_huge_pages(),
+    })
 }
 
 /// Waits until everything accepted has been delivered and acknowledged, or can be called lost.
@@ -233,6 +241,7 @@ fn report(args: &DirectArgs, pairs: &Pairs, measured: &Measured) -> anyhow::Resu
         postgres_cpu_us_per_message: per_message(measured.server.postgres),
         redis_cpu_us_per_message: per_message(measured.server.redis),
         generator_cpu_us_per_message: per_message(measured.own_cpu),
+        postgres_huge_pages: measured.postgres_huge_pages,
         messages,
         lost: broken.lost,
         duplicated: broken.duplicated,
@@ -263,6 +272,7 @@ fn rows(figures: &Figures) -> report::Rows {
     ];
     let services = [("PostgreSQL CPU", figures.postgres_cpu_us_per_message), ("Redis CPU", figures.redis_cpu_us_per_message)];
     rows.extend(services.into_iter().filter(|(_, us)| us.is_some()).map(|(name, us)| (name, cpu(us))));
+    rows.extend(figures.postgres_huge_pages.map(|yes| ("PostgreSQL's memory", if yes { "in huge pages" } else { "in pages of 4 KiB" }.to_owned())));
     rows.extend([
         ("messages in all", report::count(figures.messages)),
         ("lost / duplicated / misordered", report::faults(broken)),

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, value_parser};
+use kith_harness::PostgresOptions;
 use tempfile::TempDir;
 use tokio::net::lookup_host;
 
@@ -133,12 +134,20 @@ impl Target {
     }
 
     async fn cluster(gateways: usize) -> anyhow::Result<Self> {
-        let cluster = Cluster::start(gateways, PUBLIC_URL, &SETTINGS).await?;
+        let cluster = Cluster::start(PostgresOptions::measured(), gateways, PUBLIC_URL, &SETTINGS).await?;
         cluster.season().await?;
         let endpoints: Vec<_> = cluster.gateways().map(endpoint).collect();
         let first = endpoints.first().context("a fleet has at least one gateway")?;
         let api = Api::new(&format!("http://{}", first.address), PUBLIC_URL, None)?;
         Ok(Self { endpoints, api, runs: Runs::Cluster(Box::new(cluster)) })
+    }
+
+    /// Whether the memory of a PostgreSQL of our own is in huge pages.
+    pub(super) fn postgres_has_huge_pages(&self) -> Option<bool> {
+        match &self.runs {
+            Runs::Cluster(cluster) => Some(cluster.has_huge_pages()),
+            _ => None,
+        }
     }
 
     /// Where the n-th connection goes: to the gateways in turn.

@@ -40,13 +40,14 @@ pub(crate) struct Cpu {
 }
 
 impl Cluster {
-    /// Starts the services, then `gateways` gateways that clients reach as `public_url`, and waits until each is linked with each. `settings` are further `KITH_…` variables.
+    /// Starts the services, PostgreSQL as `options` say, then `gateways` gateways that clients reach as `public_url`, and waits until each is linked with each. `settings` are further
+    /// `KITH_…` variables.
     ///
     /// # Errors
     /// If something does not start; the message says what to install, or ends with its log.
-    pub(crate) async fn start(gateways: usize, public_url: &str, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+    pub(crate) async fn start(options: PostgresOptions, gateways: usize, public_url: &str, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("kith-cluster-").tempdir().context("no temporary folder")?;
-        let (postgres, redis) = tokio::try_join!(Postgres::start_with(PostgresOptions::measured()), Redis::start())?;
+        let (postgres, redis) = tokio::try_join!(Postgres::start_with(options), Redis::start())?;
         let database = postgres.create_database().await?;
         migrate(&database.url()).await?;
         let mut all = owned(settings);
@@ -74,6 +75,11 @@ impl Cluster {
     /// If the server refuses.
     pub(crate) async fn season(&self) -> anyhow::Result<()> {
         self.postgres.season().await
+    }
+
+    /// Whether PostgreSQL's memory is in huge pages.
+    pub(crate) fn has_huge_pages(&self) -> bool {
+        self.postgres.has_huge_pages()
     }
 
     /// Starts one more gateway and gives its number.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use kith_harness::Port;
+use kith_harness::{Port, PostgresOptions};
 
 use super::transcript::Transcript;
 use crate::{
@@ -42,7 +42,9 @@ impl Stage {
     pub(super) async fn fleet(t: Transcript) -> anyhow::Result<Self> {
         t.title("kith demo --cluster: two gateways, two people, and a crash");
         let balancer = Balancer::start().await?;
-        let cluster = Cluster::start(2, &format!("http://{}", balancer.address()), &[]).await?;
+        let cluster =
+            Cluster::start(PostgresOptions { huge_pages: false, ..PostgresOptions::measured() }, 2, &format!("http://{}", balancer.address()), &[])
+                .await?;
         t.explain("The same program as a fleet: two gateways that share PostgreSQL and Redis, behind one address.");
         t.event(&format!("PostgreSQL and Redis run, clients dial http://{}", balancer.address()));
         for (name, gateway) in ["first", "second"].iter().zip(cluster.gateways()) {

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Context as _;
 
-/// Waits for the end of its input; then kills, gives back what the kernel would keep, and removes the folder. Bounded: about 20 s.
+/// Waits for the end of its input; then kills, gives back what the kernel would keep (a segment, a mount, huge pages), and removes the folder. Bounded: about 20 s.
 ///
 /// PostgreSQL holds a System V shared memory segment, which outlives a killed server; its number is in line 7 of `postmaster.pid`.
 const WATCH: &str = r#"
@@ -29,8 +29,13 @@ done
 segment=$(sed -n '7s/.* //p' "$1/data/postmaster.pid" 2>/dev/null)
 [ -z "$segment" ] || ipcrm -m "$segment" 2>/dev/null
 umount -l "$1/data" 2>/dev/null
+pages=$(tr -cd 0-9 < "$1/huge_pages" 2>/dev/null)
+[ -z "$pages" ] || echo $(($(cat /proc/sys/vm/nr_hugepages) - pages)) > /proc/sys/vm/nr_hugepages
 rm -rf "$1"
 "#;
+
+/// The file that says how many huge pages the machine keeps for what runs in the folder.
+pub(crate) const HUGE_PAGES: &str = "huge_pages";
 
 /// The longest path that leaves room for the name of a Unix socket in the folder (the kernel allows 107 bytes).
 const LONGEST: usize = 80;

@@ -1,5 +1,6 @@
 //! PostgreSQL from the system's packages.
 
+mod huge_pages;
 mod server;
 mod standby;
 
@@ -32,6 +33,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// A disk of its own of so many MiB (at least 128), which can be filled: a file system in memory, so that the process must be root.
     pub disk: Option<u32>,
+    /// Its memory in huge pages, which the machine is asked to keep for as long as it lives, if this process may and there are enough.
+    pub huge_pages: bool,
 }
 
 /// A server with a folder of its own, and a [`Service`]: kill it, stop it, restart it, pause it, ask for its processor time. It ends when this is dropped, and when this process ends, however it ends.
@@ -48,7 +51,7 @@ impl Options {
     /// For a server that is measured. See also [`Postgres::season`].
     #[must_use]
     pub fn measured() -> Self {
-        Self { settings: MEASURED.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(), ..Self::default() }
+        Self { settings: MEASURED.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(), huge_pages: true, ..Self::default() }
     }
 }
 
@@ -123,6 +126,12 @@ impl Postgres {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// Whether its memory is in huge pages, as far as that was asked for.
+    #[must_use]
+    pub fn has_huge_pages(&self) -> bool {
+        self.server.has_huge_pages()
     }
 
     /// Copies the server as it is, and starts the copy as a standby that follows it. Takes some seconds; a checkpoint is made for it.

@@ -206,6 +206,21 @@ async fn a_full_disk_is_full_and_can_be_freed() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn huge_pages_are_there_for_as_long_as_the_server_or_not_at_all() -> anyhow::Result<()> {
+    let kept = || anyhow::Ok(std::fs::read_to_string("/proc/sys/vm/nr_hugepages")?.trim().parse::<u64>()?);
+    let before = kept()?;
+    let server = Postgres::start_with(PostgresOptions { huge_pages: true, ..Default::default() }).await?;
+    let has_them = server.has_huge_pages();
+    ensure!(server.admin("show huge_pages").await? == if has_them { "on" } else { "off" });
+    let needed: u64 = server.admin("show shared_memory_size_in_huge_pages").await?.parse()?;
+    ensure!(if has_them { kept()? >= needed } else { kept()? == before }, "{before} before, {} now, {needed} needed", kept()?);
+    drop(server);
+    ensure!(kept()? == before, "{before} before, {} afterwards", kept()?);
+    ensure!(!Postgres::start().await?.has_huge_pages(), "unasked");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_standby_follows_and_lags_as_far_as_it_is_told_to() -> anyhow::Result<()> {
     let server = Postgres::start().await?;
     let standby = server.standby().await?;

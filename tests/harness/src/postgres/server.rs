@@ -12,8 +12,9 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::Options;
+use super::{Options, huge_pages};
 use crate::{
+    folder::HUGE_PAGES,
     port::Port,
     process,
     random::random_text,
@@ -59,6 +60,8 @@ pub(crate) struct Server {
     follows: Option<Arc<Server>>,
     /// Known once there is one.
     folder: OnceLock<PathBuf>,
+    /// Known once it was tried.
+    huge_pages: OnceLock<bool>,
 }
 
 /// Makes a server and starts it.
@@ -74,6 +77,7 @@ pub(super) fn start(options: &Options) -> anyhow::Result<(Service, Arc<Server>)>
         options: options.clone(),
         follows: None,
         folder: OnceLock::new(),
+        huge_pages: OnceLock::new(),
     });
     let service = Service::start_blocking(Arc::<Server>::clone(&server))?;
     server.sql(&format!("create role {ROLE} login password '{}'", server.password))?;
@@ -91,9 +95,10 @@ pub(super) fn start_standby(primary: &Arc<Server>) -> anyhow::Result<(Service, A
         port: Port::reserve()?,
         password: primary.password.clone(),
         // A standby takes at least as many connections as its primary. A disk is not copied with the rest.
-        options: Options { disk: None, ..primary.options.clone() },
+        options: Options { disk: None, huge_pages: false, ..primary.options.clone() },
         follows: Some(Arc::clone(primary)),
         folder: OnceLock::new(),
+        huge_pages: OnceLock::new(),
     });
     let service = Service::start_blocking(Arc::<Server>::clone(&server))?;
     Ok((service, server))
@@ -134,8 +139,28 @@ impl Server {
         initdb.args(["--encoding", "UTF8", "--locale", "C", "--no-sync"]);
         process::run(&mut initdb, INITDB_WITHIN)?;
         fs::remove_file(password)?;
-        fs::write(folder.join("data/postgresql.conf"), self.configuration(folder))?;
+        let configuration = folder.join("data/postgresql.conf");
+        fs::write(&configuration, self.configuration(folder))?;
+        if self.options.huge_pages {
+            let has_them = self.reserve_huge_pages(folder);
+            let _ = self.huge_pages.set(has_them);
+            let setting = if has_them { "on" } else { "off" };
+            fs::write(configuration, self.configuration(folder) + &format!("huge_pages = '{setting}'\n"))?;
+        }
         Ok(())
+    }
+
+    pub(super) fn has_huge_pages(&self) -> bool {
+        self.huge_pages.get().copied().unwrap_or(false)
+    }
+
+    /// As many as the server says that it needs.
+    fn reserve_huge_pages(&self, folder: &Path) -> bool {
+        let mut question = self.program("postgres");
+        question.current_dir(folder).arg("-D").arg(folder.join("data")).args(["-C", "shared_memory_size_in_huge_pages"]);
+        let answer = process::run(&mut question, STATEMENT_WITHIN);
+        let needed = answer.ok().and_then(|answer| answer.trim().parse().ok()).filter(|needed| *needed > 0);
+        needed.is_some_and(|needed| huge_pages::reserve(needed, &folder.join(HUGE_PAGES)))
     }
 
     /// Copies the primary while it runs. What it lets in by its socket without a password is who may read its folder, and the standby is the same user.
