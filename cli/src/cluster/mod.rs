@@ -57,6 +57,8 @@ impl Cluster {
             ("KITH_REDIS_URL", &redis_url),
             ("KITH_PUBLIC_URL", public_url),
             ("KITH_REGISTRATION_POLICY", "open"),
+            // They share this machine, as docs/operations.md says: threads beyond its processors only take turns.
+            ("TOKIO_WORKER_THREADS", &share(gateways).to_string()),
         ]));
         let mut cluster = Self { gateways: Vec::new(), settings: all, _database: database, postgres, redis, folder };
         for _ in 0..gateways {
@@ -129,6 +131,12 @@ impl Cluster {
         let ended = self.gateways.into_iter().flatten().map(ServerChild::stop);
         futures_util::future::try_join_all(ended).await.map(|_| ())
     }
+}
+
+/// Processors of each of so many gateways on this machine.
+fn share(gateways: usize) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / gateways.max(1)).max(1)
 }
 
 /// Brings the schema of a database up to date.
