@@ -31,8 +31,10 @@ const BATCH: usize = 1024;
 const BATCH_CURSORS: usize = 4096;
 /// After a statement the next one is not sent before so many times its duration have passed: at most a tenth of the time goes into it,
 const REST: u32 = 9;
-/// and nobody waits longer than this for company.
+/// and nobody waits longer than this for company,
 const LONGEST_REST: Duration = Duration::from_millis(200);
+/// nor shorter where there is company: a statement costs more than the cursors in it, and several gateways each have theirs.
+const SHORTEST_REST: Duration = Duration::from_millis(30);
 /// Batches that may be spoilt one after the other by the same device.
 const ATTEMPTS: usize = 4;
 
@@ -155,9 +157,9 @@ impl Secretary {
         while self.queue.ready().await {
             let mut said = Vec::new();
             self.queue.take_now(&mut said, BATCH, BATCH_CURSORS);
-            let begun = Instant::now();
+            let (begun, shortest) = (Instant::now(), if said.len() > 1 { SHORTEST_REST } else { Duration::ZERO });
             self.batch(said).await;
-            sleep(begun.elapsed().saturating_mul(REST).min(LONGEST_REST)).await;
+            sleep(begun.elapsed().saturating_mul(REST).clamp(shortest, LONGEST_REST)).await;
         }
     }
 
