@@ -30,7 +30,11 @@ segment=$(sed -n '7s/.* //p' "$1/data/postmaster.pid" 2>/dev/null)
 [ -z "$segment" ] || ipcrm -m "$segment" 2>/dev/null
 umount -l "$1/data" 2>/dev/null
 pages=$(tr -cd 0-9 < "$1/huge_pages" 2>/dev/null)
-[ -z "$pages" ] || echo $(($(cat /proc/sys/vm/nr_hugepages) - pages)) > /proc/sys/vm/nr_hugepages
+if [ -n "$pages" ]; then
+  left=$(($(cat /proc/sys/vm/nr_hugepages) - pages))
+  [ $left -ge 0 ] || left=0
+  echo $left > /proc/sys/vm/nr_hugepages
+fi
 rm -rf "$1"
 "#;
 

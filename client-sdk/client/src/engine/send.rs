@@ -130,13 +130,16 @@ impl Engine {
     /// The server has it: one tick.
     pub(super) fn accepted(&mut self, no: i64, out: i64, accepted: &v1::Accepted) -> Result<()> {
         self.fault.at(FaultPoint::AcceptedArrived);
+        if !(1..=MAX_SEQ).contains(&accepted.seq) {
+            // No answer at all: over another connection the message is sent again.
+            self.effects.drop_link = true;
+            return Ok(());
+        }
         self.landed();
         self.expect_ticks();
         let conv = self.conv(no)?;
         (conv.refusals, conv.hold_until) = (0, 0);
-        let Some(found) = conv.queue.iter().find(|other| other.no == out).cloned().filter(|_| (1..=MAX_SEQ).contains(&accepted.seq)) else {
-            return Ok(());
-        };
+        let Some(found) = conv.queue.iter().find(|other| other.no == out).cloned() else { return Ok(()) };
         self.resolve(no, &found, accepted.seq, accepted.at_ms)?;
         self.conv(no)?.hold(accepted.seq, Item::Own { client_msg_id: found.client_msg_id });
         self.effects.points.push(FaultPoint::AcceptedWritten);

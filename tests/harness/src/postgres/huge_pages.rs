@@ -19,7 +19,7 @@ pub(super) fn reserve(needed: u64, noted: &Path) -> bool {
     if fs::write(noted, missing.to_string()).is_err() {
         return false;
     }
-    let found = keep(kept + missing) && self::kept().is_some_and(|now| now >= kept + missing);
+    let found = keep(kept + missing) && self::free().is_some_and(|free| free >= needed);
     if !found {
         keep(kept);
         let _ = fs::remove_file(noted);

@@ -27,6 +27,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
     ("max_connections", "200"),
     ("shared_buffers", "64MB"),
+    // Those that are kept for a server that is measured are not for anybody else.
+    ("huge_pages", "off"),
     ("fsync", "on"),
     ("synchronous_commit", "on"),
     // In the folder, so that a killed server leaves nothing in /dev/shm.
@@ -60,8 +62,6 @@ pub(crate) struct Server {
     follows: Option<Arc<Server>>,
     /// Known once there is one.
     folder: OnceLock<PathBuf>,
-    /// Known once it was tried.
-    huge_pages: OnceLock<bool>,
 }
 
 /// Makes a server and starts it.
@@ -77,7 +77,6 @@ pub(super) fn start(options: &Options) -> anyhow::Result<(Service, Arc<Server>)>
         options: options.clone(),
         follows: None,
         folder: OnceLock::new(),
-        huge_pages: OnceLock::new(),
     });
     let service = Service::start_blocking(Arc::<Server>::clone(&server))?;
     server.sql(&format!("create role {ROLE} login password '{}'", server.password))?;
@@ -98,7 +97,6 @@ pub(super) fn start_standby(primary: &Arc<Server>) -> anyhow::Result<(Service, A
         options: Options { disk: None, huge_pages: false, ..primary.options.clone() },
         follows: Some(Arc::clone(primary)),
         folder: OnceLock::new(),
-        huge_pages: OnceLock::new(),
     });
     let service = Service::start_blocking(Arc::<Server>::clone(&server))?;
     Ok((service, server))
@@ -141,17 +139,21 @@ impl Server {
         fs::remove_file(password)?;
         let configuration = folder.join("data/postgresql.conf");
         fs::write(&configuration, self.configuration(folder))?;
-        if self.options.huge_pages {
-            let has_them = self.reserve_huge_pages(folder);
-            let _ = self.huge_pages.set(has_them);
-            let setting = if has_them { "on" } else { "off" };
-            fs::write(configuration, self.configuration(folder) + &format!("huge_pages = '{setting}'\n"))?;
+        if self.options.huge_pages && self.reserve_huge_pages(folder) {
+            // Whoever takes them in the meantime does not keep it from starting.
+            fs::write(configuration, self.configuration(folder) + "huge_pages = 'try'\n")?;
         }
         Ok(())
     }
 
+    /// What the kernel says of the server that runs now.
     pub(super) fn has_huge_pages(&self) -> bool {
-        self.huge_pages.get().copied().unwrap_or(false)
+        let memory = self.folder().ok().and_then(|folder| {
+            let lock = fs::read_to_string(folder.join("data/postmaster.pid")).ok()?;
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", lock.lines().next()?)).ok()
+        });
+        let in_huge_pages = |line: &str| line.contains("_Hugetlb:") && !line.contains(" 0 kB");
+        memory.is_some_and(|memory| memory.lines().any(in_huge_pages))
     }
 
     /// As many as the server says that it needs.
