@@ -131,7 +131,7 @@ impl Engine {
     pub(super) fn accepted(&mut self, no: i64, out: i64, accepted: &v1::Accepted) -> Result<()> {
         self.fault.at(FaultPoint::AcceptedArrived);
         if !(1..=MAX_SEQ).contains(&accepted.seq) {
-            // No answer at all: over another connection the message is sent again.
+            // No answer at all: over another connection the message is found in the log, or sent again.
             self.effects.drop_link = true;
             return Ok(());
         }

@@ -111,6 +111,22 @@ fn places_that_no_log_has_are_not_places() {
 }
 
 #[test]
+fn an_acceptance_of_no_place_ends_the_connection_and_the_next_one_knows_better() {
+    let mut world = World::with(&["alice", "bob"]);
+    let chat = world.meet(ALICE, BOB);
+    for seq in [0, 1 << 62, u64::MAX] {
+        let connection = world.phones[ALICE].connection;
+        world.misplaced = Some(seq);
+        world.say(ALICE, chat, &format!("accepted at {seq}"));
+        world.pass(60_000);
+        assert_ne!(world.phones[ALICE].connection, connection);
+        assert_eq!(world.history(ALICE, chat).last().unwrap().tick, Some(Tick::Delivered));
+    }
+    assert_eq!(world.texts(ALICE, chat), world.texts(BOB, chat));
+    assert_eq!(world.texts(BOB, chat).len(), 3);
+}
+
+#[test]
 fn a23_a_device_that_left_is_owed_nothing_and_what_nobody_can_get_is_shown_failed() {
     let mut world = World::with(&["alice", "bob"]);
     let chat = world.meet(ALICE, BOB);

@@ -57,7 +57,7 @@ pub(super) struct Phone {
     /// Whether it is connected whenever it runs.
     pub(super) online: bool,
     connected: bool,
-    connection: u64,
+    pub(super) connection: u64,
     down: Option<mpsc::Receiver<v1::ClientFrame>>,
     inbox: VecDeque<Input>,
     counter: u64,
@@ -99,6 +99,8 @@ pub(super) struct World {
     pub(super) lose_ticks: bool,
     /// Acknowledgements are lost: the server could not write them.
     pub(super) lose_acks: bool,
+    /// What the next acceptance says in the stead of its place.
+    pub(super) misplaced: Option<u64>,
     /// Times that somebody has asked for ticks.
     pub(super) asked_for_ticks: u64,
     /// Retries of accepted messages, each of the very bytes of the first time.
@@ -567,7 +569,8 @@ impl World {
         let slice = |slice: v1::Slice| ((recipient, DeviceId::try_from(slice.device.as_ref()).unwrap()), slice.data);
         let slices = send.slices.into_iter().map(slice).collect();
         self.log.get_mut(&id).unwrap().push(Row { deliver, slices });
-        let accepted = v1::Accepted { client_msg_id: send.client_msg_id, seq, at_ms: self.now, duplicate: false };
+        let said = self.misplaced.take().unwrap_or(seq);
+        let accepted = v1::Accepted { client_msg_id: send.client_msg_id, seq: said, at_ms: self.now, duplicate: false };
         self.answer_frame(at, request, server_frame::Kind::Accepted(accepted));
         for other in (0..self.phones.len()).filter(|other| *other != at) {
             if self.phones[other].account == recipient {
