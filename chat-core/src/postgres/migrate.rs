@@ -41,6 +41,10 @@ const MIGRATIONS: &[Migration] = &[
     migration!("20261122130000_order"),
     migration!("20261122140000_rising"),
     migration!("20261122150000_seldom"),
+    migration!("20261122155000_previous"),
+    migration!("20261122155500_landmarks"),
+    migration!("20261122160000_chains"),
+    migration!("20261122161000_unsent"),
 ];
 
 /// Another form in which a migration was once applied, by the checksum of its text: databases made with it are as good, since what follows works on either.

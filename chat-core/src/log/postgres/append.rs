@@ -27,7 +27,7 @@ pub(super) const FROM_HIGH: i16 = 0b10;
 
 const APPEND: &str = "SELECT coalesce(o_base, '{}'), coalesce(o_at_ms, '{}'), coalesce(o_sent, '{}'),
         coalesce(d_message, '{}'), coalesce(d_seq, '{}'), coalesce(d_at_ms, '{}'), coalesce(o_odd, '{}')
-    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
+    FROM log_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)";
 /// What is refused because its device has connected anew. The class is that of what is wrong with the data, so that one message is found and the rest is appended.
 const FENCED: &str = "23K01";
 const CREATE: &str = "SELECT log_create($1, $2, $3)";
@@ -104,17 +104,23 @@ struct Group {
     /// Which of them is the last that is no checkpoint, from 1; 0 if all are.
     shown: usize,
     sent: i16,
+    /// The device whose runs go on a chain: the first that sends here. And which of them is its last one.
+    sender: DeviceId,
+    last: usize,
 }
 
 impl Group {
-    /// Returns its place among the messages of the group, from 1.
-    fn add(&mut self, append: &Append) -> usize {
+    /// Returns its place among the messages of the group, from 1, and that of the one before on its chain.
+    fn add(&mut self, append: &Append) -> (usize, Option<usize>) {
         self.count += 1;
         self.sent |= 1 << side(append);
         if !append.checkpoint {
             self.shown = self.count;
         }
-        self.count
+        // Counters rise along a chain: a batch in which they may not is one of retries, whose rows go on none.
+        let chained = append.sender.device == self.sender;
+        let after = chained.then(|| std::mem::replace(&mut self.last, self.count));
+        (self.count, after)
     }
 }
 
@@ -147,14 +153,16 @@ impl<'a> Batch<'a> {
         for (n, append) in appends.iter().enumerate() {
             if groups.last().is_none_or(|group| group.conversation != append.conversation) {
                 let versions = members(append).map(|account| rosters.get(account).map_or(0, |roster| roster.version));
-                groups.push(Group { conversation: append.conversation, versions, count: 0, shown: 0, sent: 0 });
+                let (conversation, sender) = (append.conversation, append.sender.device);
+                groups.push(Group { conversation, versions, count: 0, shown: 0, sent: 0, sender, last: 0 });
             }
             let group = groups.len() - 1;
-            let nth = groups[group].add(append);
+            let (nth, after) = groups[group].add(append);
             if nth == 1 || !runs.last_mut().is_some_and(|run| run.extend(appends[n - 1], append)) {
-                runs.push(Run::new(append, n, group, nth));
+                runs.push(Run::new(append, n, group, nth, after));
             }
         }
+        debug_assert!(retries || runs.iter().all(|run| run.after.is_none_or(|after| after == 0 || follows(&appends, run, after))));
         Self { appends, groups, runs, now_ms: now_ms.map(bounded), retries }
     }
 
@@ -194,7 +202,7 @@ impl Call for Batch<'_> {
         let flags = |run: &Run| (i16::from(each(run).checkpoint) * CHECKPOINT) | (side(each(run)) * FROM_HIGH);
         let senders = self.senders();
         let mut arguments = PgArguments::default();
-        arguments.reserve(23, runs.iter().map(Run::statement_bytes).sum());
+        arguments.reserve(26, runs.iter().map(Run::statement_bytes).sum());
         let query = sqlx::query_with(APPEND, arguments)
             .bind(groups.iter().map(|g| uuid(g.conversation.0)).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| g.versions[0]).collect::<Vec<_>>())
@@ -202,6 +210,8 @@ impl Call for Batch<'_> {
             .bind(groups.iter().map(|g| number(g.count)).collect::<Vec<i64>>())
             .bind(groups.iter().map(|g| g.sent).collect::<Vec<_>>())
             .bind(groups.iter().map(|g| number(g.shown)).collect::<Vec<i64>>())
+            .bind(groups.iter().map(|g| uuid(g.sender.0)).collect::<Vec<_>>())
+            .bind(groups.iter().map(|g| number(g.last)).collect::<Vec<i64>>())
             .bind(runs.iter().map(|r| number(r.group + 1)).collect::<Vec<i32>>())
             .bind(runs.iter().map(|r| number(r.last)).collect::<Vec<i64>>())
             .bind(runs.iter().map(|r| number(r.count)).collect::<Vec<i16>>())
@@ -213,6 +223,7 @@ impl Call for Batch<'_> {
             .bind(runs.iter().map(|r| bounded(each(r).recipient_list_version)).collect::<Vec<_>>())
             .bind(runs.iter().map(flags).collect::<Vec<_>>())
             .bind(runs.iter().map(|r| Content(of(r))).collect::<Vec<_>>())
+            .bind(runs.iter().map(|r| r.after.map(number::<i64>)).collect::<Vec<_>>())
             .bind(senders.iter().map(|s| uuid(s.device.0)).collect::<Vec<_>>())
             .bind(senders.iter().map(|s| bounded(s.epoch)).collect::<Vec<_>>())
             .bind(senders.iter().map(|s| bounded(s.counters[1])).collect::<Vec<_>>())
@@ -231,6 +242,12 @@ impl Call for Batch<'_> {
         let odd = odd.into_iter().filter_map(|group| usize::try_from(group - 1).ok()).collect();
         Ok(Appended { placed: placed.collect(), duplicates: duplicates.collect(), odd })
     }
+}
+
+/// Whether a run has larger counters than what its sender has sent before it, which is the `after`th message of their conversation.
+fn follows(appends: &[&Append], run: &Run, after: usize) -> bool {
+    let first = run.start + run.count - run.last;
+    appends[first + after - 1].device_counter < appends[run.start].device_counter
 }
 
 /// Whether an append was refused because its device has connected anew since.

@@ -1,5 +1,5 @@
 //! The largest counter that a writer has seen of each device, for a guess at what may be a retry: only the database knows. A guess too few costs an attempt, one too many a slower statement for
-//! that conversation.
+//! that conversation. Only within a batch it is no guess: far more devices are remembered than fit in one, and what does not rise there must not go on a chain.
 
 use kith_proto::id::DeviceId;
 

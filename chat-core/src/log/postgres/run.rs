@@ -12,7 +12,7 @@ const PACK_BYTES: usize = 3_900;
 /// Of each message in a pack, besides its body and slices.
 const ENTRY: usize = 28;
 /// Of each row in a statement, besides its data: ids and numbers, each with its length.
-const ROW: usize = 320;
+const ROW: usize = 370;
 
 /// Appends that become one row, as a range of those of their batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +24,15 @@ pub(super) struct Run {
     pub(super) group: usize,
     /// Which of the conversation's messages in the batch is its last one, from 1.
     pub(super) last: usize,
+    /// Which of them its sender has sent before it, 0 if none; `None` if it goes on no chain.
+    pub(super) after: Option<usize>,
     bytes: usize,
 }
 
 impl Run {
     /// Of one message, the nth of its conversation in the batch.
-    pub(super) fn new(append: &Append, start: usize, group: usize, nth: usize) -> Self {
-        Self { start, count: 1, group, last: nth, bytes: ENTRY + encoded_len(append) }
+    pub(super) fn new(append: &Append, start: usize, group: usize, nth: usize, after: Option<usize>) -> Self {
+        Self { start, count: 1, group, last: nth, after, bytes: ENTRY + encoded_len(append) }
     }
 
     /// Takes in what follows the last message of the run, if it belongs there.
@@ -113,10 +115,10 @@ mod tests {
     use crate::log::conformance::{append, append_from, device};
 
     fn runs(appends: &[Append]) -> Vec<usize> {
-        let mut runs = vec![Run::new(&appends[0], 0, 0, 1)];
+        let mut runs = vec![Run::new(&appends[0], 0, 0, 1, None)];
         for (n, pair) in appends.windows(2).enumerate() {
             if !runs.last_mut().unwrap().extend(&pair[0], &pair[1]) {
-                runs.push(Run::new(&pair[1], n + 1, 0, n + 2));
+                runs.push(Run::new(&pair[1], n + 1, 0, n + 2, None));
             }
         }
         runs.iter().map(|run| run.count).collect()

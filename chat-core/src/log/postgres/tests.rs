@@ -1,6 +1,7 @@
 //! The conformance suite on PostgreSQL, and what only a server of many processes has to stand.
 
 mod away;
+mod chains;
 mod gateways;
 mod plans;
 mod replica;
