@@ -123,13 +123,13 @@ impl Producer {
         } else if let (Err(_), Some((code, _))) = (&outcome, client.client().fatal_error()) {
             // After some errors it refuses everything for ever.
             self.replace(&client, &code.to_string());
-        } else if timed_out && self.times_out_for_long(begun) {
+        } else if timed_out && Arc::ptr_eq(&client, &self.client.read()) && self.times_out_for_long(begun) {
             self.replace(&client, "what it is given times out");
         }
         outcome
     }
 
-    /// Notes that something given to the driver at that time has timed out now. Other events may have gone out meanwhile: partitions have leaders of their own.
+    /// Notes that something given to the driver at that time has timed out now; what was given to one before it says nothing of this one. Other events may have gone out meanwhile: partitions have leaders of their own.
     fn times_out_for_long(&self, begun: Instant) -> bool {
         let (now, long) = (Instant::now(), self.options.publish_within * DEADLINES);
         let mut timed_out = self.timed_out.lock();
