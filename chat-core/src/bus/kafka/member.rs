@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -30,7 +30,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{aside::Aside, config, dead::Given, producer::Producer, unavailable};
+use super::{aside::Aside, config, cut_off::Reports, dead::Given, producer::Producer, unavailable};
 use crate::bus::{
     BusError, Handler, KafkaOptions, Member, Place, Subscription,
     member::left,
@@ -41,10 +41,6 @@ use crate::bus::{
 const LANE: usize = 64;
 /// A consumer that cannot go on begins anew after this.
 const ANEW_AFTER: Duration = Duration::from_secs(1);
-/// In so many of the driver's reports, one every 5 s, one of our partitions is nobody's although Kafka answers: then the driver will not find out any more who leads it. After it was told that
-/// nobody does it may never ask again (librdkafka, issue 5430).
-const REPORTS: u32 = 4;
-
 /// What the tasks of a member need.
 struct Job {
     options: Arc<KafkaOptions>,
@@ -87,9 +83,7 @@ impl Drop for Lane {
 struct Lanes {
     lanes: Mutex<HashMap<i32, Lane>>,
     progressed: Notify,
-    /// The driver's reports in a row by which a partition of ours is nobody's.
-    leaderless: AtomicU32,
-    lost: Notify,
+    reports: Reports,
 }
 
 /// Why a member begins anew.
@@ -97,8 +91,8 @@ struct Lanes {
 enum Broken {
     #[error(transparent)]
     Fatal(#[from] KafkaError),
-    #[error("the driver does not know any more who leads a partition")]
-    Leaderless,
+    #[error("the driver has had no broker, or no leader of a partition, for long")]
+    CutOff,
 }
 
 struct Context {
@@ -155,7 +149,7 @@ async fn serve(consumer: &Consumer, lanes: &Arc<Lanes>, job: &Arc<Job>) -> Resul
         tokio::select! {
             () = left(&mut leaving) => return Ok(()),
             () = lanes.progressed.notified() => lanes.store_and_resume(consumer, &job.topic),
-            () = lanes.lost.notified() => return Err(Broken::Leaderless),
+            () = lanes.reports.cut_off_for_good() => return Err(Broken::CutOff),
             received = consumer.recv() => match received {
                 Ok(message) => lanes.take(consumer, job, &message),
                 Err(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(error.into()),
@@ -175,15 +169,6 @@ impl Drop for Clears {
 }
 
 impl Lanes {
-    /// Takes note of a report of the driver.
-    fn report(&self, leaderless: bool) {
-        let reports = if leaderless { self.leaderless.load(Ordering::Relaxed) + 1 } else { 0 };
-        self.leaderless.store(reports % REPORTS, Ordering::Relaxed);
-        if reports == REPORTS {
-            self.lost.notify_one();
-        }
-    }
-
     fn clear(&self) {
         self.lanes.lock().clear();
     }
@@ -307,11 +292,9 @@ impl ClientContext for Context {
         config::log(level, fac, log_message);
     }
 
-    /// How far this member is behind, over its partitions; and whether it still knows who leads them.
+    /// How far this member is behind, over its partitions; and whether it is cut off.
     fn stats(&self, statistics: Statistics) {
-        let answers = statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP");
-        let mut ours = statistics.topics.get(&self.topic).into_iter().flat_map(|topic| topic.partitions.values());
-        self.lanes.report(answers && ours.any(|partition| partition.partition >= 0 && partition.desired && partition.broker < 0));
+        self.lanes.reports.take(&statistics, &self.topic);
         let partitions = statistics.topics.get(&self.topic).into_iter().flat_map(|topic| topic.partitions.values());
         let active = partitions.filter(|partition| partition.partition >= 0 && partition.fetch_state == "active");
         let behind: i64 = active.map(|partition| partition.consumer_lag_stored.max(0)).sum();

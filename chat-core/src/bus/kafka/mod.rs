@@ -6,10 +6,12 @@
 //!   is given up and when the member leaves.
 //! - Dead letters are a topic beside each topic, `<topic>.dlq` (`dead.rs`).
 //!
-//! librdkafka has threads of its own and blocks when it is closed. It is closed on a thread beside the runtime (`aside.rs`).
+//! librdkafka has threads of its own and blocks when it is closed. It is closed on a thread beside the runtime (`aside.rs`), and begins anew when it does not find back to Kafka
+//! (`cut_off.rs` for members, `producer.rs` for the producer).
 
 mod aside;
 mod config;
+mod cut_off;
 mod dead;
 mod member;
 mod producer;
