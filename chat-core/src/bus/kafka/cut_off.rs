@@ -1,7 +1,8 @@
 //! Drivers that will not find back to Kafka by themselves, known by what they report.
 //!
 //! After one was told that nobody leads a partition it may never ask again who does (librdkafka, issue 5430), and when it was told that there are no brokers it forgets where they are (issue
-//! 5301). When it is Kafka that is away, another driver does no harm.
+//! 5301). When it is Kafka that is away, another driver does no harm. When it is one partition that has no leader for long (all its copies are away), the member gives up its other partitions
+//! every 20 s and is dealt them again: they go on with pauses, and what was being worked on is worked on again.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -87,7 +88,7 @@ mod tests {
         }
         reports.take(&bad, TOPIC);
         assert!(is_for_good().await);
-        // The next driver has its own row.
+        // A new row begins.
         reports.take(&bad, TOPIC);
         assert!(!is_for_good().await);
     }

@@ -41,6 +41,7 @@ use crate::bus::{
 const LANE: usize = 64;
 /// A consumer that cannot go on begins anew after this.
 const ANEW_AFTER: Duration = Duration::from_secs(1);
+
 /// What the tasks of a member need.
 struct Job {
     options: Arc<KafkaOptions>,
@@ -109,36 +110,36 @@ pub(super) fn start(
     handler: Arc<dyn Handler>,
     producer: Arc<Producer>,
 ) -> Result<Member, BusError> {
-    let lanes = Arc::<Lanes>::default();
-    let consumer = consumer(options, subscription, &lanes).map_err(unavailable)?;
+    let consumer = consumer(options, subscription).map_err(unavailable)?;
     let (topic, dead_letters) = (config::topic(options, subscription.topic), config::dead_letters(options, subscription.topic));
     let options = Arc::clone(options);
-    Ok(Member::start(move |leaving| run(consumer, lanes, Arc::new(Job { options, topic, dead_letters, subscription, handler, producer, leaving }))))
+    Ok(Member::start(move |leaving| run(consumer, Arc::new(Job { options, topic, dead_letters, subscription, handler, producer, leaving }))))
 }
 
-fn consumer(options: &KafkaOptions, subscription: Subscription, lanes: &Arc<Lanes>) -> Result<Consumer, KafkaError> {
+/// With lanes of its own: a driver that is closed reports, and gives partitions back, until that is done, which is nothing to the one after it.
+fn consumer(options: &KafkaOptions, subscription: Subscription) -> Result<(Consumer, Owned), KafkaError> {
+    let lanes = Arc::<Lanes>::default();
     let topic = config::topic(options, subscription.topic);
-    let context = Context { lanes: Arc::clone(lanes), subscription, topic: topic.clone() };
+    let context = Context { lanes: Arc::clone(&lanes), subscription, topic: topic.clone() };
     let consumer = StreamConsumer::from_config_and_context(&config::consumer(options, subscription.group), context)?;
     let consumer = Aside::new(consumer);
     consumer.subscribe(&[&topic])?;
-    Ok(consumer)
+    Ok((consumer, Owned(lanes)))
 }
 
-async fn run(mut consumer: Consumer, lanes: Arc<Lanes>, job: Arc<Job>) {
-    let _clears = Clears(Arc::clone(&lanes));
-    while let Err(error) = serve(&consumer, &lanes, &job).await {
-        tracing::error!(%error, "a member of the bus cannot go on and begins anew");
-        lanes.clear();
-        consumer = loop {
+async fn run((mut consumer, mut lanes): (Consumer, Owned), job: Arc<Job>) {
+    while let Err(error) = serve(&consumer, &lanes.0, &job).await {
+        tracing::warn!(%error, "a member of the bus cannot go on and begins anew");
+        lanes.0.clear();
+        (consumer, lanes) = loop {
             sleep(ANEW_AFTER).await;
-            match self::consumer(&job.options, job.subscription, &lanes) {
+            match self::consumer(&job.options, job.subscription) {
                 Ok(fresh) => break fresh,
                 Err(error) => tracing::error!(%error, "a member of the bus cannot begin anew"),
             }
         };
     }
-    lanes.finish(&consumer, &job.topic).await;
+    lanes.0.finish(&consumer, &job.topic).await;
     consumer.end().await;
 }
 
@@ -160,9 +161,9 @@ async fn serve(consumer: &Consumer, lanes: &Arc<Lanes>, job: &Arc<Job>) -> Resul
 }
 
 /// However the member ends, its lanes end with it.
-struct Clears(Arc<Lanes>);
+struct Owned(Arc<Lanes>);
 
-impl Drop for Clears {
+impl Drop for Owned {
     fn drop(&mut self) {
         self.0.clear();
     }

@@ -129,7 +129,7 @@ impl Producer {
         outcome
     }
 
-    /// Notes that something given to the driver at that time has timed out now; what was given to one before it says nothing of this one. Other events may have gone out meanwhile: partitions have leaders of their own.
+    /// Notes that something given to this driver at that time has timed out now; what was given to one before it says nothing of this one. Other events may have gone out meanwhile: partitions have leaders of their own.
     fn times_out_for_long(&self, begun: Instant) -> bool {
         let (now, long) = (Instant::now(), self.options.publish_within * DEADLINES);
         let mut timed_out = self.timed_out.lock();
@@ -145,7 +145,10 @@ impl Producer {
         if Arc::ptr_eq(&current, broken) {
             tracing::warn!(why, "the producer of the bus begins anew");
             match client(&self.options) {
-                Ok(fresh) => *current = fresh,
+                Ok(fresh) => {
+                    *current = fresh;
+                    *self.timed_out.lock() = None;
+                }
                 Err(error) => tracing::error!(%error, "the producer of the bus cannot begin anew"),
             }
         }
