@@ -8,7 +8,7 @@
 //! that is looked at afterwards was committed before. Rows carry the versions of both members' sets of devices, so that a message that was written for
 //! other devices than those of the moment is noticed under that lock.
 //!
-//! - `plan`, `roster`, `run`, `counters`, `append`, `writer`: appends. - `acknowledge`, `connect`: the other writers. - `read`, `page`: questions.
+//! - `plan`, `roster`, `run`, `counters`, `append`, `writer`, `rest`: appends. - `acknowledge`, `connect`: the other writers. - `read`, `page`: questions.
 //! - `keeper`, `chores`: deleting. - `overdue`: what nobody fetches. - `enroll`: what the accounts tell of devices. - `queue`: what waits.
 //! - `session`: a connection that comes back, and what becomes of a statement when it is lost.
 
@@ -24,6 +24,7 @@ mod page;
 mod plan;
 mod queue;
 mod read;
+mod rest;
 mod roster;
 mod run;
 mod session;

@@ -16,7 +16,15 @@ pub(super) struct Queue<T> {
 struct Inner<T> {
     items: VecDeque<(usize, T)>,
     weight: usize,
+    /// The task is woken by so many items, or so much weight.
+    full: (usize, usize),
     closed: bool,
+}
+
+impl<T> Inner<T> {
+    fn is_full(&self) -> bool {
+        self.items.len() >= self.full.0 || self.weight >= self.full.1
+    }
 }
 
 impl<T> std::fmt::Debug for Queue<T> {
@@ -36,7 +44,7 @@ pub(super) enum Refused<T> {
 
 impl<T> Queue<T> {
     pub(super) fn new(max_items: usize, max_weight: usize) -> Self {
-        let inner = Inner { items: VecDeque::new(), weight: 0, closed: false };
+        let inner = Inner { items: VecDeque::new(), weight: 0, full: (usize::MAX, usize::MAX), closed: false };
         Self { inner: Mutex::new(inner), wake: Notify::new(), max_items, max_weight }
     }
 
@@ -49,11 +57,12 @@ impl<T> Queue<T> {
         if inner.items.len() >= self.max_items || (inner.weight + weight > self.max_weight && !inner.items.is_empty()) {
             return Err(Refused::Full(item));
         }
+        let was_full = inner.is_full();
         inner.weight += weight;
         inner.items.push_back((weight, item));
-        let first = inner.items.len() == 1;
+        let wakes = inner.items.len() == 1 || (!was_full && inner.is_full());
         drop(inner);
-        if first {
+        if wakes {
             self.wake.notify_one();
         }
         Ok(())
@@ -83,6 +92,20 @@ impl<T> Queue<T> {
                 }
                 if inner.closed {
                     return false;
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// Returns when so many items are waiting, or so much weight, or half of what has room here; or when the queue is closed.
+    pub(super) async fn filled(&self, items: usize, weight: usize) {
+        loop {
+            {
+                let mut inner = self.inner.lock();
+                inner.full = (items.min(self.max_items / 2), weight.min(self.max_weight / 2));
+                if inner.is_full() || inner.closed {
+                    return;
                 }
             }
             self.wake.notified().await;
@@ -121,5 +144,28 @@ mod tests {
         queue.take_now(&mut out, 3, 1);
         assert_eq!(out, [4], "one item at least");
         assert!(!queue.ready().await);
+    }
+    #[tokio::test]
+    async fn is_filled_by_items_or_weight_or_closed() {
+        let full = async |queue: &Queue<u8>| tokio::time::timeout(std::time::Duration::ZERO, queue.filled(3, 100)).await.is_ok();
+        let queue = Queue::new(10, 1000);
+        queue.push(1, 1).unwrap();
+        queue.push(2, 1).unwrap();
+        assert!(!full(&queue).await, "two of three");
+        // Whoever waits already is woken.
+        let (filled, ()) =
+            tokio::join!(tokio::time::timeout(std::time::Duration::from_secs(10), queue.filled(3, 100)), async { queue.push(3, 1).unwrap() });
+        filled.expect("three");
+
+        let mut out = Vec::new();
+        queue.take_now(&mut out, 10, 1000);
+        assert!(!full(&queue).await, "empty again");
+        queue.push(1, 1).unwrap();
+        let (filled, ()) =
+            tokio::join!(tokio::time::timeout(std::time::Duration::from_secs(10), queue.filled(3, 100)), async { queue.push(2, 99).unwrap() });
+        filled.expect("by weight");
+        queue.take_now(&mut out, 10, 1000);
+        let (filled, ()) = tokio::join!(tokio::time::timeout(std::time::Duration::from_secs(10), queue.filled(3, 100)), async { queue.close() });
+        filled.expect("closed");
     }
 }

@@ -7,17 +7,18 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use kith_proto::id::{AccountId, ConversationId};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     append::{Appended, Batch, Create, Find, is_fenced, members},
     counters::Counters,
     plan::{Step, Waiting, plan},
     queue::Queue,
+    rest::rest,
     roster::{Load, Rosters},
     session::{Failed, Session, Twice},
 };
@@ -31,12 +32,6 @@ use crate::{
 const BATCH: usize = 1024;
 /// Bytes in a batch.
 const BATCH_BYTES: usize = 1 << 20;
-/// After a batch of so many messages or more, the next one is not begun before half the time that it took has passed: in a server that is busy the next one is larger then, which costs the
-/// database less for each message, and the more so the more gateways write.
-const BUSY: usize = 64;
-const REST: u32 = 2;
-/// However slow the database is.
-const LONGEST_REST: Duration = Duration::from_millis(10);
 /// Batches in a row in which an append may find the devices of its conversation changed.
 const ATTEMPTS: u8 = 8;
 
@@ -66,14 +61,16 @@ impl Writer {
     pub(super) async fn run(mut self) {
         while !self.held.is_empty() || self.queue.ready().await {
             let waiting = self.gather();
-            let (begun, is_busy) = (Instant::now(), waiting.len() >= BUSY);
+            let (begun, messages) = (Instant::now(), waiting.len());
             let resolved = self.turn(waiting).await;
-            let rest = (begun.elapsed() / REST).min(LONGEST_REST);
+            let took = begun.elapsed();
             if !resolved.is_empty() && self.resolved.send(resolved).await.is_err() {
                 break;
             }
-            if is_busy {
-                sleep(rest).await;
+            let rest = rest(messages, took);
+            if self.held.is_empty() && !rest.is_zero() {
+                // Whether the time is over or a batch is full: what waits is taken.
+                let _ = timeout(rest, self.queue.filled(BATCH, BATCH_BYTES)).await;
             }
         }
     }
